@@ -1,0 +1,1 @@
+"""Flags: their values, the command they become, and the points of a sweep."""

@@ -1,0 +1,1 @@
+"""Programs that the demo and the tutorials run."""

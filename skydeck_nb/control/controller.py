@@ -25,6 +25,7 @@ from skydeck_nb.backends.base import Backend
 from skydeck_nb.control import backoff, calls, explaining, observing, orders, planning
 from skydeck_nb.control.calls import Call, Outcome
 from skydeck_nb.control.explaining import Explanation, Planned
+from skydeck_nb.control.looks import Looks
 from skydeck_nb.control.planning import Evidence, Plan
 from skydeck_nb.control.surroundings import LoopSettings, Surroundings
 from skydeck_nb.events import (
@@ -56,12 +57,6 @@ from skydeck_nb.store.transaction import Transaction
 FACTS_AT_ONCE: Final = 5_000
 """Facts of one listing go to the store in transactions of this many, so that a request never waits long."""
 
-STRETCH: Final = 4.0
-"""A look that took d seconds is not repeated before d times this: a slow server is not made slower."""
-
-TROUBLE: Final = timedelta(seconds=60)
-"""Longest pause between looks while they fail."""
-
 ASKING: Final = ({kind.type for kind in REQUESTS} | {JobAdopted.type, JobForgotten.type}) - {
     LaunchRequested.type,
     CancelRequested.type,
@@ -87,7 +82,12 @@ class Controller:
         self.mirror = self._load()
         self.news: list[Touched] = []
         """What was taken up since the driver last emptied this list."""
-        self._jitter = seeded or random.Random()
+        cadence = backend.cadence
+        self.looks = Looks(
+            settings.hot if settings.hot is not None else cadence.hot,
+            settings.discovery if settings.discovery is not None else cadence.discovery,
+            seeded or random.Random(),
+        )
         self._draw: Callable[[], str] = (
             (lambda: "".join(seeded.choice(_ALPHABET) for _ in range(10)))
             if seeded
@@ -103,12 +103,6 @@ class Controller:
         self._busy: set[int] = set()
         self._looked: dict[tuple[str, bool], datetime] = {}
         self._errors: dict[int, int] = defaultdict(int)
-        self._looking = False
-        self.looks_begun = 0
-        self._failures = 0
-        self._next_hot: datetime | None = None
-        self._next_discovery: datetime | None = None
-        self._not_before: datetime | None = None
 
     def _load(self) -> Mirror:
         with self.store.read() as tx:
@@ -139,9 +133,7 @@ class Controller:
         self._busy.clear()
         self._looked.clear()
         self._errors.clear()
-        self._looking = False
-        self._failures = 0
-        self._next_hot = self._next_discovery = now
+        self.looks.restart()
         self._dirty = set(self.mirror.experiments)
         self._due.clear()
         self._queued.clear()
@@ -158,38 +150,26 @@ class Controller:
 
     # -- looking ------------------------------------------------------------------------
 
-    def look_now(self) -> None:
-        """Have the next look be a discovery, and be now."""
-        self._next_discovery = None
-
     def plan_everything(self) -> None:
         """Offer every experiment to the next pass."""
         self._dirty |= set(self.mirror.experiments)
 
-    def looks(self, now: datetime) -> Call | None:
+    def look(self, now: datetime) -> Call | None:
         """The look that is due, if one is and none is under way."""
-        if self._looking or not self._leading:
+        if not self._leading:
             return None
-        discovery = self._next_discovery is None or now >= self._next_discovery
         live = frozenset(j.id for j in self.mirror.jobs.values() if j.alive)
         claims = frozenset(a.claim for a in self.mirror.attempts.values() if a.open and a.state != "PREPARED")
-        hot = bool(live or claims) and (self._next_hot is None or now >= self._next_hot)
-        if not discovery and not hot:
+        due, discovery = self.looks.due(now, bool(live or claims))
+        if not due:
             return None
-        self._looking = True
-        self.looks_begun += 1
-        return calls.Observe(
-            query=Query(deck_id=self.store.deck_id, job_ids=live, claims=claims, discovery=discovery),
-            term=self.evidence.term,
-            number=self.looks_begun,
-        )
+        query = Query(deck_id=self.store.deck_id, job_ids=live, claims=claims, discovery=discovery)
+        return calls.Observe(query=query, term=self.evidence.term, number=self.looks.begin())
 
     def next_look(self) -> datetime | None:
         """When the next look is due; ``None``: at once."""
-        some = any(j.alive for j in self.mirror.jobs.values()) or any(a.open for a in self.mirror.attempts.values())
-        if self._next_discovery is None or (some and self._next_hot is None):
-            return None
-        return min(self._next_discovery, self._next_hot) if some and self._next_hot else self._next_discovery
+        jobs, attempts = self.mirror.jobs.values(), self.mirror.attempts.values()
+        return self.looks.next(any(j.alive for j in jobs) or any(a.open for a in attempts))
 
     def next_due(self, now: datetime) -> datetime | None:
         """When the next pass is due if nobody wakes it; ``None``: not before somebody does."""
@@ -197,22 +177,6 @@ class Controller:
         if ready & self._asked if self.evidence.failed else ready:
             return now
         return min(self._due.values(), default=None)
-
-    def _schedule(self, now: datetime, took: timedelta, discovery: bool) -> None:
-        cadence = self.backend.cadence
-        hot = self.settings.hot if self.settings.hot is not None else cadence.hot
-        slow = self.settings.discovery if self.settings.discovery is not None else cadence.discovery
-        stretch = took * STRETCH
-        trouble = backoff.delay(self._failures, base=timedelta(seconds=max(hot, 0.25)), cap=TROUBLE)
-
-        def after(seconds: float) -> datetime:
-            jittered = timedelta(seconds=seconds * self._jitter.uniform(0.9, 1.1))
-            return now + max(jittered, stretch, trouble)
-
-        self._not_before = now + max(stretch, timedelta(seconds=0.05))
-        self._next_hot = after(hot)
-        if discovery:
-            self._next_discovery = after(slow) if not self._failures else self._next_hot
 
     # -- outcomes -----------------------------------------------------------------------
 
@@ -222,26 +186,20 @@ class Controller:
             return
         match outcome.call:
             case calls.Observe(query=query):
-                self._looking = False
+                self.looks.end(now, took, discovery=query.discovery, failed=outcome.listing is None)
                 self._observed(outcome, now)
-                self._schedule(now, took, query.discovery)
             case calls.Launch(attempt=attempt):
                 self._free(attempt.experiment_id)
                 self._launched(outcome, attempt, now)
-                self._look_soon(now)
+                self.looks.soon(now)
             case calls.Cancel(jobs=jobs):
                 for experiment_id, _ in jobs:
                     self._free(experiment_id)
                 self._cancelled(outcome, jobs, now)
-                self._look_soon(now)
+                self.looks.soon(now)
             case calls.Resolve(attempt=attempt):
                 self._free(attempt.experiment_id)
                 self._resolved(outcome, attempt, now)
-
-    def _look_soon(self, now: datetime) -> None:
-        """Something was changed on the backend: see what became of it, as soon as its speed allows."""
-        soon = max(now, self._not_before or now)
-        self._next_hot = min(soon, self._next_hot or soon)
 
     def _free(self, experiment_id: int) -> None:
         self._busy.discard(experiment_id)
@@ -249,14 +207,12 @@ class Controller:
 
     def _observed(self, outcome: Outcome, now: datetime) -> None:
         if outcome.listing is None:
-            self._failures += 1
             self.evidence = replace(self.evidence, failed=outcome.error or "The look was given up.")
             waiting = {r.id for r in self.mirror.experiments.values() if r.reason == "NotYetSeen"}
             self._dirty |= waiting
             self._asked |= waiting
             return
         listing = outcome.listing
-        self._failures = 0
         with self.store.read() as tx:
             known = self._known(listing, tx)
         found = observing.facts(known, listing, now)
@@ -276,6 +232,7 @@ class Controller:
         """Whom a lost wake could have left behind: something is alive, under way, queued, or stopped too late."""
         ids = {j.experiment_id for j in self.mirror.jobs.values() if j.alive and j.experiment_id is not None}
         ids |= {a.experiment_id for a in self.mirror.attempts.values() if a.open}
+        ids |= {r.id for r in self.mirror.experiments.values() if r.current_state in ("QUEUED", "LAUNCHING")}
         return ids | self._queued | set(self._due)
 
     def _known(self, listing: Listing, tx: Transaction) -> observing.Known:

@@ -190,8 +190,8 @@ class Runner:
         """Look at the backend now and wait for it. Raises :class:`BackendUnavailable` when the look failed."""
         self._require_lead("look")
         with self._lock:
-            self._controller.look_now()
-            before = self._controller.looks_begun
+            self._controller.looks.ask()
+            before = self._controller.looks.begun
         self._poke()
         with self._awake:
             done = self._awake.wait_for(lambda: self._looked > before, timeout)
@@ -289,7 +289,7 @@ class Runner:
         for call in self._workers.give_up():
             stuck = Outcome(call=call, error="The backend did not answer in time.", code="BackendUnavailable")
             controller.finish(stuck, self._now())
-        look = controller.looks(self._now())
+        look = controller.look(self._now())
         if look is not None:
             self._workers.submit(look)
         for call in controller.plan_pass(self._now()):

@@ -147,7 +147,6 @@ def test_a_failing_server_is_said_and_survived(store: Store, loops: list[Loop]) 
     loop.runner.wake()
     loop.until(lambda m: m.experiments[1].reason == "ListingFailed")
     assert loop.runner.status().error
-    assert loop.runner.view(lambda m: (m.experiments[1].observed_run, m.experiments[1].run)) == (0, 1)
     assert not [c for c in backend.calls if c.method == "launch"]
     backend.heal()
     loop.until(all_in("SUCCEEDED"))

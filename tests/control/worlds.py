@@ -354,7 +354,7 @@ class World:
         try:
             leader.controller.advance()
             now = self.clock()
-            look = leader.controller.looks(now)
+            look = leader.controller.look(now)
             if look is not None:
                 leader.calls.append(look)
             self._plan(leader)
@@ -366,7 +366,7 @@ class World:
                     leader.controller.finish(leader.perform(call), self.clock())
                 leader.controller.advance()
                 self._plan(leader)
-                look = leader.controller.looks(self.clock())
+                look = leader.controller.look(self.clock())
                 if look is not None:
                     leader.calls.append(look)
                 if not leader.calls:
@@ -400,7 +400,7 @@ class World:
     def look(self) -> None:
         """One round with a look at everything."""
         assert self.leader is not None
-        self.leader.controller.look_now()
+        self.leader.controller.looks.ask()
         self.round()
 
     def again(self, number: int) -> None:
@@ -427,6 +427,8 @@ class World:
             before = self.sequence()
             self.clock.advance(20)
             waited += 20
+            if self.unclaimed and self.leader is not None:
+                self.leader.controller.plan_everything()  # until an unclaimed job that ends wakes whom it held
             self.look()
             quiet = quiet + 1 if self.sequence() == before and self.settled() else 0
             assert waited < limit, f"not settled after {limit} s: {self.story()}"
@@ -488,8 +490,11 @@ class World:
                 if job.experiment_id is None and job.alive and job.mine:
                     names = {mirror.experiments[i].name for i in launched}
                     assert job.name not in names, f"launched beside the unclaimed job {job.id}"
-        busy = [i for c in [*leader.calls, *planned] if not isinstance(c, Observe) for i in whose(c)]
-        assert len(busy) == len(set(busy)), "two changing calls for one experiment"
+        under_way = [c for c in [*leader.calls, *planned] if not isinstance(c, Observe)]
+        sends = [i for c in under_way if not isinstance(c, calls.Cancel) for i in whose(c)]
+        assert len(sends) == len(set(sends)), "two launches or searches for one experiment"
+        stops = {i for c in under_way if isinstance(c, calls.Cancel) for i in whose(c)}
+        assert not launched & stops, "launched while a cancel is under way"
         kinds = [isinstance(c, calls.Cancel) for c in planned]
         assert kinds == sorted(kinds, reverse=True), "launches ahead of stops"
 
@@ -558,8 +563,6 @@ class World:
             assert explained.reason == row.reason or explained.reason == "Running"
         rows = [r for r in rows if r.id in leader.controller.mirror.experiments]
         assert [p for p in leader.controller.preview(rows, now) if p.action != "queue"] == []
-        leader.controller.plan_everything()  # whom an unclaimed job holds is not woken when another one has ended
-        assert leader.controller.plan_pass(now) == []
         before = self.sequence()
         leader.controller.plan_everything()
         assert leader.controller.plan_pass(now) == []

@@ -429,7 +429,7 @@ class Controller:
     ) -> None:
         match action:
             case planning.Launch():
-                run_name = row.run_name or self.settings.run_name.format(name=row.name, user=self.settings.user)
+                run_name = self._around().run_name(row)
                 deck_id, term = self.store.deck_id, self.evidence.term
                 attempt = orders.attempt(row, action, deck_id=deck_id, term=term, attempt_id=self._draw(), now=now)
                 events.append(orders.requested(row, attempt, run_name))

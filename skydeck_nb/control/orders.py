@@ -7,14 +7,15 @@ Refuses to know when a launch is decided and how it is sent.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 
 from skydeck_nb import codec
 from skydeck_nb.backends.base import Order
 from skydeck_nb.control.planning import Launch
 from skydeck_nb.events import Change, LaunchRequested
-from skydeck_nb.flags.command import argv
-from skydeck_nb.models import AttemptRow, ExperimentRow
+from skydeck_nb.flags.command import argv, render_text
+from skydeck_nb.models import AttemptRow, ExperimentRow, Spec
 
 
 def claim(name: str, deck_id: str, attempt_id: str) -> str:
@@ -60,6 +61,18 @@ def requested(row: ExperimentRow, attempt: AttemptRow, run_name: str) -> LaunchR
     )
 
 
+def rendered(row: ExperimentRow, run_name: str) -> Spec:
+    """The spec with the placeholders of its folder and environment filled in; those of the command are argv's.
+
+    Raises:
+        InvalidCommand: a placeholder that is no flag of this experiment.
+    """
+    spec = row.spec
+    env = {key: render_text(text, spec, run_name, f"env {key}") for key, text in spec.env.items()}
+    workdir = None if spec.workdir is None else render_text(spec.workdir, spec, run_name, "workdir")
+    return spec if env == spec.env and workdir == spec.workdir else replace(spec, env=env, workdir=workdir)
+
+
 def order(row: ExperimentRow, attempt: AttemptRow, *, deck_id: str, run_name: str) -> Order:
     """What the backend is given. Metadata are flat strings; they come back with every listing."""
     metadata = {
@@ -80,7 +93,7 @@ def order(row: ExperimentRow, attempt: AttemptRow, *, deck_id: str, run_name: st
         experiment=row.name,
         claim=attempt.claim,
         run_name=run_name,
-        spec=row.spec,
+        spec=rendered(row, run_name),
         argv=argv(row.spec, name=run_name),
         metadata=metadata,
         priority=row.priority,

@@ -8,7 +8,7 @@ takes state, never an event.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -134,7 +134,7 @@ def plan(want: Want, seen: Seen, now: datetime) -> Plan:
         return _unwanted(row, seen, alive, attempt, now)
     older = tuple(j for j in alive if j.run != row.run)
     if older or (attempt is not None and attempt.run != row.run):
-        return _older(row, seen, older, attempt, now)
+        return _older(row, seen, alive, attempt, now)
     if attempt is not None and not alive:
         return _unanswered(row, attempt, evidence, now)
     if alive:
@@ -226,11 +226,15 @@ def _close(
 
 
 def _older(
-    row: ExperimentRow, seen: Seen, older: tuple[JobRow, ...], attempt: AttemptRow | None, now: datetime
+    row: ExperimentRow, seen: Seen, alive: tuple[JobRow, ...], attempt: AttemptRow | None, now: datetime
 ) -> Plan:
+    older = tuple(j for j in alive if j.run != row.run)
+    present = tuple(j for j in alive if j.run == row.run and not j.lost)
+    kept = keeper(row, present, seen)
+    twins = tuple(j for j in present if kept is None or j.id != kept.id)
     stale = attempt if attempt is not None and attempt.run != row.run else None
     close, wait = _close(stale, seen.evidence, now, "OlderRun")
-    cancels, again, stuck = cancel_jobs(older, seen.evidence, "OlderRun")
+    cancels, again, stuck = cancel_jobs((*older, *twins), seen.evidence, "OlderRun")
     if stuck is not None:
         return _because(
             row,
@@ -336,16 +340,19 @@ def _alive(
         reason, state = "Stopping", "STOPPING"
     elif kept.generation != row.generation:
         reason = "RestartToApply"
-    return _because(
+    plan = _because(
         row,
         reason,
         actions=actions,
         state=state,
         requeue_after=requeue,
-        why=f": {kept.reason}" if kept.reason else "",
+        why=f" ({kept.reason})" if kept.reason else "",
         what=f"job {kept.id} is being cancelled",
         **facts,
     )
+    if kept.reason and reason in ("Pending", "Starting", "Recovering"):  # the backend's own word says more
+        return replace(plan, reason=kept.reason, conditions=_conditions(kept.reason, plan.message))
+    return plan
 
 
 def keeper(row: ExperimentRow, present: Sequence[JobRow], seen: Seen) -> JobRow | None:

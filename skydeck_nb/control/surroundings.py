@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from skydeck_nb.backends.base import Backend
-from skydeck_nb.control import admission, planning
+from skydeck_nb.control import admission, orders, planning
 from skydeck_nb.control.planning import Evidence, Launch, Plan, Seen, Want
 from skydeck_nb.errors import SkydeckError
 from skydeck_nb.flags.command import argv
@@ -111,11 +111,17 @@ class Surroundings:
 
     def _missing(self, row: ExperimentRow) -> tuple[str, str] | None:
         """What keeps this process from launching it at all: a file, a secret, a command that cannot be rendered."""
+        run_name = self.run_name(row)
         try:
-            argv(row.spec, name=row.run_name or row.name)
+            argv(row.spec, name=run_name)
+            spec = orders.rendered(row, run_name)
         except SkydeckError as error:
             return type(error).__name__, str(error)
-        return self.backend.missing(row.spec)
+        return self.backend.missing(spec)
+
+    def run_name(self, row: ExperimentRow) -> str:
+        """What its runs are called: frozen at its first launch."""
+        return row.run_name or self.settings.run_name.format(name=row.name, user=self.settings.user)
 
     def _live(self) -> dict[int, int]:
         ids = {j.experiment_id for j in self.mirror.jobs.values() if j.alive and j.experiment_id is not None}

@@ -94,6 +94,15 @@ TABLE: list[Case] = [
     ),
     ("one alive of this run: nothing", {"current_job_id": 1}, (job(),), {}, (), "Running", "RUNNING"),
     ("pending is alive", {"current_job_id": 1}, (job(1, "PENDING"),), {}, (), "Pending", "PENDING"),
+    (
+        "the backend's own word for a wait is the reason",
+        {"current_job_id": 1},
+        (job(1, "PENDING", reason="WaitingForSlot"),),
+        {},
+        (),
+        "WaitingForSlot",
+        "PENDING",
+    ),
     ("recovering is alive", {"current_job_id": 1}, (job(1, "RECOVERING"),), {}, (), "Recovering", "RECOVERING"),
     ("an unknown status is alive", {"current_job_id": 1}, (job(1, "HIBERNATING"),), {}, (), "UnknownStatus", "UNKNOWN"),
     (
@@ -780,7 +789,6 @@ def test_table(
     assert plan.rule
 
 
-@pytest.mark.xfail(strict=True, reason="twins of the present run live on as long as an older run is being ended")
 def test_twins_beside_an_older_run_are_cancelled_at_first_sight() -> None:
     plan = planned(experiment(run=2, current_job_id=2), job(1), job(2, run=2), job(3, run=2))
     assert {a.job_id for a in plan.actions if isinstance(a, Cancel)} == {1, 3}

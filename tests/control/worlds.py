@@ -8,10 +8,12 @@ the moment at which it would.
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -36,6 +38,16 @@ TWINS = ("Duplicate", "LateDuplicate", "LateRequest", "Retried")
 
 LATEST = 220.0
 """Seconds after which no fault has a twin arrive any more."""
+
+
+@cache
+def blank() -> bytes:
+    """A new database, always with the same deck id: made once, since making it costs more than a short life."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "deck.db"
+        with mock.patch("skydeck_nb.store.schema.secrets.choice", random.Random(0).choice):
+            Store.open(path, now=FakeClock()).close()
+        return path.read_bytes()
 
 
 class Killed(BaseException):
@@ -170,8 +182,8 @@ class World:
         self.clock = FakeClock()
         self.settings = settings or LoopSettings(hot=10.0, discovery=60.0)
         self.backend = FakeBackend(seed=seed, clock=self.clock, **backend)
-        with mock.patch("skydeck_nb.store.schema.secrets.choice", random.Random(seed).choice):  # the deck's id
-            self.store = Store.open(path, now=self.clock)
+        path.write_bytes(blank())
+        self.store = Store.open(path, now=self.clock)
         self.foreign: set[int] = set()
         self.unclaimed: set[int] = set()
         """Jobs of the own user that nobody claims."""
@@ -421,12 +433,14 @@ class World:
     def converge(self, limit: float = 3600) -> None:
         """Faults end; time passes until nothing is under way any more."""
         self.backend.heal()
+        if self.leader is not None:
+            self.leader.switch.amid.clear()
         quiet = 0
         waited = 0.0
-        while quiet < 3 or (self.twins_allowed and waited < LATEST):
+        while quiet < 2 or (self.twins_allowed and waited < LATEST):
             before = self.sequence()
-            self.clock.advance(20)
-            waited += 20
+            self.clock.advance(30)
+            waited += 30
             if self.unclaimed and self.leader is not None:
                 self.leader.controller.plan_everything()  # until an unclaimed job that ends wakes whom it held
             self.look()

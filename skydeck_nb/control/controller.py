@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -100,7 +100,7 @@ class Controller:
         self._asked: set[int] = set()
         self._queued: set[int] = set()
         self._due: dict[int, datetime] = {}
-        self._busy: set[int] = set()
+        self._busy: Counter[int] = Counter()
         self._looked: dict[tuple[str, bool], datetime] = {}
         self._errors: dict[int, int] = defaultdict(int)
 
@@ -173,7 +173,7 @@ class Controller:
 
     def next_due(self, now: datetime) -> datetime | None:
         """When the next pass is due if nobody wakes it; ``None``: not before somebody does."""
-        ready = self._dirty - self._busy
+        ready = self._dirty - self._busy.keys()
         if ready & self._asked if self.evidence.failed else ready:
             return now
         return min(self._due.values(), default=None)
@@ -202,7 +202,9 @@ class Controller:
                 self._resolved(outcome, attempt, now)
 
     def _free(self, experiment_id: int) -> None:
-        self._busy.discard(experiment_id)
+        self._busy[experiment_id] -= 1
+        if self._busy[experiment_id] <= 0:
+            del self._busy[experiment_id]
         self._dirty.add(experiment_id)
 
     def _observed(self, outcome: Outcome, now: datetime) -> None:
@@ -381,7 +383,7 @@ class Controller:
         if not self._leading:
             return []
         due = {i for i, when in self._due.items() if when <= now}
-        ids = (self._dirty | due | self._queued) - self._busy
+        ids = (self._dirty | due | self._queued) - self._busy.keys()
         if self.evidence.failed:
             ids &= self._asked
         self._dirty -= ids
@@ -411,7 +413,7 @@ class Controller:
         if cancels:
             made.insert(0, calls.Cancel(jobs=tuple(cancels), term=self.evidence.term))
         for call in made:
-            self._busy |= _whose(call)
+            self._busy.update(_whose(call))
         return made
 
     def _around(self) -> Surroundings:

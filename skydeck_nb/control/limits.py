@@ -15,7 +15,7 @@ from skydeck_nb.models import ExperimentRow, JobRow
 
 def used_up(row: ExperimentRow, jobs: Sequence[JobRow], now: datetime) -> str:
     """Which limit of the present run is used up, in words; empty when none is."""
-    mine = [j for j in jobs if j.run == row.run]
+    mine = _counted(row, jobs)
     if row.max_hours is not None:
         began = min((j.started_at for j in mine if j.started_at), default=None)
         if began is not None and _spent(mine, began, now) >= timedelta(hours=row.max_hours):
@@ -42,7 +42,7 @@ def _gpu_hours(row: ExperimentRow, jobs: Sequence[JobRow], now: datetime) -> flo
 
 
 def until(row: ExperimentRow, jobs: Sequence[JobRow], now: datetime) -> timedelta | None:
-    mine = [j for j in jobs if j.run == row.run and j.started_at]
+    mine = [j for j in _counted(row, jobs) if j.started_at]
     if not mine:
         return None
     waits: list[timedelta] = []
@@ -53,3 +53,8 @@ def until(row: ExperimentRow, jobs: Sequence[JobRow], now: datetime) -> timedelt
         left = row.max_gpu_hours - _gpu_hours(row, mine, now)
         waits.append(timedelta(hours=left / row.spec.total_gpus))
     return max(min(waits), timedelta(0)) if waits else None
+
+
+def _counted(row: ExperimentRow, jobs: Sequence[JobRow]) -> list[JobRow]:
+    """The jobs of the present run; one that a person called gone uses nothing any more."""
+    return [j for j in jobs if j.run == row.run and not j.forgotten]

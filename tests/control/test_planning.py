@@ -545,6 +545,15 @@ TABLE: list[Case] = [
         "LAUNCHING",
     ),
     (
+        "over its GPU hours: a job that a person called gone uses nothing",
+        {"max_gpu_hours": 4.0, "current_job_id": 2},
+        (job(1, lost=True, forgotten=True, started_at=ago(7200)), job(2, started_at=ago(1))),
+        {"attempts": (attempt("attempt2", "SUBMITTED", job_id=2),)},
+        (),
+        "Running",
+        "RUNNING",
+    ),
+    (
         "over its GPU hours: cancelled",
         {"max_gpu_hours": 4.0, "current_job_id": 1},
         (job(started_at=ago(3600)),),

@@ -441,8 +441,6 @@ class World:
             before = self.sequence()
             self.clock.advance(30)
             waited += 30
-            if self.unclaimed and self.leader is not None:
-                self.leader.controller.plan_everything()  # until an unclaimed job that ends wakes whom it held
             self.look()
             quiet = quiet + 1 if self.sequence() == before and self.settled() else 0
             assert waited < limit, f"not settled after {limit} s: {self.story()}"

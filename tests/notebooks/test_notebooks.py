@@ -5,7 +5,6 @@ The quick start is run by ``tests/browser/test_quickstart.py``, with its buttons
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -16,7 +15,8 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.i
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    return nbformat.from_dict(json.loads(path.read_text()))  # type: ignore[no-untyped-call,no-any-return]
+    notebook: nbformat.NotebookNode = nbformat.reads(path.read_text(), 4)  # type: ignore[no-untyped-call]
+    return notebook
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

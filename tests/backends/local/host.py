@@ -156,7 +156,7 @@ class Host:
         )
         self.backend.close()
         until(lambda: not self.running(), f"the end of all processes ({self.running()})")
-        assert self.held() == []
+        until(lambda: self.held() == [], f"the end of all locks ({self.held()})")
         assert self.spool.pending() == []
         assert not list(self.root.glob("jobs/*/environ.json")), "an environment stayed on the disk"
 

@@ -102,6 +102,8 @@ class Controller:
         self._due: dict[int, datetime] = {}
         self._busy: Counter[int] = Counter()
         self._looked: dict[tuple[str, bool], datetime] = {}
+        self._something_alive = False
+        self._alive_as_of = -1
         self._errors: dict[int, int] = defaultdict(int)
 
     def _load(self) -> Mirror:
@@ -156,7 +158,7 @@ class Controller:
 
     def look(self, now: datetime) -> Call | None:
         """The look that is due, if one is and none is under way."""
-        if not self._leading:
+        if not self._leading or self.looks.waits(now):
             return None
         live = frozenset(j.id for j in self.mirror.jobs.values() if j.alive)
         claims = frozenset(a.claim for a in self.mirror.attempts.values() if a.open and a.state != "PREPARED")
@@ -168,8 +170,11 @@ class Controller:
 
     def next_look(self) -> datetime | None:
         """When the next look is due; ``None``: at once."""
-        jobs, attempts = self.mirror.jobs.values(), self.mirror.attempts.values()
-        return self.looks.next(any(j.alive for j in jobs) or any(a.open for a in attempts))
+        if self._alive_as_of != self.mirror.sequence:
+            jobs, attempts = self.mirror.jobs.values(), self.mirror.attempts.values()
+            self._something_alive = any(j.alive for j in jobs) or any(a.open for a in attempts)
+            self._alive_as_of = self.mirror.sequence
+        return self.looks.next(self._something_alive)
 
     def next_due(self, now: datetime) -> datetime | None:
         """When the next pass is due if nobody wakes it; ``None``: not before somebody does."""
@@ -216,6 +221,9 @@ class Controller:
             return
         listing = outcome.listing
         with self.store.read() as tx:
+            strange = [j.id for j in listing.jobs if j.id not in self.mirror.jobs]
+            over = tx.jobs_over(strange) if strange else frozenset()
+            listing = replace(listing, jobs=tuple(j for j in listing.jobs if j.id not in over))
             known = self._known(listing, tx)
         found = observing.facts(known, listing, now)
         for start in range(0, len(found.events), FACTS_AT_ONCE):

@@ -54,6 +54,13 @@ class Looks:
         soon = max(now, self._not_before or now)
         self._next_hot = min(soon, self._next_hot or soon)
 
+    def waits(self, now: datetime) -> bool:
+        """Whether nothing is due, whatever may be alive: then nobody need ask what is."""
+        if self.under_way:
+            return True
+        times = (self._next_hot, self._next_discovery)
+        return not self._asked and all(when is not None and now < when for when in times)
+
     def due(self, now: datetime, something_alive: bool) -> tuple[bool, bool]:
         """Whether to look now, and whether that is a discovery."""
         if self.under_way:

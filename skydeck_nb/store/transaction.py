@@ -181,6 +181,11 @@ class Transaction(FrameRows):
             where.terms.append(f"(forgotten = 1 OR status IN {TERMINAL_SQL})")
         return self._rows(JobRow, where)
 
+    def jobs_over(self, ids: Collection[int]) -> frozenset[int]:
+        """Which of these have ended for good: no listing says anything new of them."""
+        where = _Where().among("id", ids).holds(f"status IN {TERMINAL_SQL} AND lost = 0 AND forgotten = 0", True)
+        return frozenset(i for (i,) in self._all(f"SELECT id FROM jobs{where.sql}", where.params))
+
     def jobs_of_present_runs(self) -> list[JobRow]:
         """Jobs that are alive, of an experiment's present run, or its current one: what planning looks at."""
         columns = ", ".join(codec.table_of(JobRow).all)

@@ -37,6 +37,8 @@ class Admission:
     admitted: frozenset[int]
     waits: Mapping[int, str] = field(default_factory=dict)
     """Why each of the others waits, in words."""
+    hopeless: Mapping[int, str] = field(default_factory=dict)
+    """Why some can never be admitted as things are: they hold nobody back."""
 
 
 def admit(candidates: Iterable[Candidate], live: Mapping[int, int], scopes: Sequence[Scope]) -> Admission:
@@ -52,18 +54,27 @@ def admit(candidates: Iterable[Candidate], live: Mapping[int, int], scopes: Sequ
     full = [False] * len(scopes)
     admitted: set[int] = set()
     waits: dict[int, str] = {}
+    hopeless: dict[int, str] = {}
     for candidate in sorted(candidates, key=lambda c: (-c.priority, c.since, c.experiment_id)):
         mine = [i for i, s in enumerate(scopes) if s.members is None or candidate.experiment_id in s.members]
-        why = ""
+        why = never = ""
         for i in mine:
             scope = scopes[i]
             if scope.max_live is not None and (full[i] or count[i] >= scope.max_live):
                 why = f"{scope.name} runs {scope.max_live} at once"
-            elif scope.max_gpus is not None and (full[i] or gpus[i] + candidate.gpus > scope.max_gpus):
+            elif scope.max_gpus is not None and candidate.gpus > scope.max_gpus:
+                never = f"it needs {candidate.gpus} GPUs, and {scope.name} may use {scope.max_gpus} at once"
+                break
+            elif (
+                scope.max_gpus is not None and candidate.gpus and (full[i] or gpus[i] + candidate.gpus > scope.max_gpus)
+            ):
                 why = f"{scope.name} uses at most {scope.max_gpus} GPUs at once"
             if why:
                 full[i] = True
                 break
+        if never:
+            hopeless[candidate.experiment_id] = never
+            continue
         if why:
             waits[candidate.experiment_id] = why
             continue
@@ -71,7 +82,7 @@ def admit(candidates: Iterable[Candidate], live: Mapping[int, int], scopes: Sequ
         for i in mine:
             count[i] += 1
             gpus[i] += candidate.gpus
-    return Admission(admitted=frozenset(admitted), waits=waits)
+    return Admission(admitted=frozenset(admitted), waits=waits, hopeless=hopeless)
 
 
 BRAKE_AFTER: Final = 3

@@ -386,7 +386,7 @@ def _idle(want: Want, seen: Seen, now: datetime) -> Plan:
         return _because(
             row, "LimitReached", state="FAILED" if last and last.status in FAILED else "CANCELLED", limit=over
         )
-    if last is not None and last.status == "CANCELLED":
+    if last is not None and last.status == "CANCELLED" and (last.cancel_sent_at is None or last.cancel_asked):
         return _because(row, "CancelledElsewhere", state="CANCELLED", job=last.id)
     if last is not None and (refusal := _after_failure(row, jobs, last, now)) is not None:
         return refusal

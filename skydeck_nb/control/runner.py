@@ -27,7 +27,13 @@ from skydeck_nb.control.lease import Lease, describe_process
 from skydeck_nb.control.surroundings import LoopSettings
 from skydeck_nb.control.syncing import Syncer
 from skydeck_nb.control.workers import Workers
-from skydeck_nb.errors import BackendUnavailable, DatabaseError, NeedsSignIn
+from skydeck_nb.errors import (
+    BackendUnavailable,
+    DatabaseDamaged,
+    DatabaseError,
+    DatabaseTooNew,
+    NeedsSignIn,
+)
 from skydeck_nb.models import ExperimentRow
 from skydeck_nb.store.mirror import Mirror, Touched
 from skydeck_nb.store.store import Store
@@ -243,8 +249,11 @@ class Runner:
             except Lost:
                 self._controller.follow()
             except DatabaseError as error:
-                self._stop_acting(str(error))
-                return
+                if isinstance(error, DatabaseTooNew | DatabaseDamaged) or self._store.gone():
+                    self._stop_acting(str(error))
+                    closing = True
+                else:
+                    self._strike(error)  # busy or full: time decides
             except Exception as error:  # noqa: BLE001  the loop outlives its own faults: said in health, logged with the trace
                 self._strike(error)
             self._publish()
@@ -337,9 +346,10 @@ class Runner:
                 pause = GLANCE if self._syncer.sync() else SYNC
             except Lost:
                 continue
-            except DatabaseError as error:
-                log.exception("The folders of runs are not read any more.", exc_info=error)
-                return
+            except DatabaseError as error:  # what was read is offered again; where the file is gone, the loop says so
+                log.info("The folders of runs are read again later: %s", error)
+                if self._store.gone():
+                    return
 
     def _publish(self) -> None:
         with self._lock:

@@ -65,9 +65,14 @@ class Surroundings:
                 if not launches(plans[experiment_id]):
                     del candidates[experiment_id]
         queue = [_candidate(row) for row, _, _ in candidates.values()]
-        for experiment_id, why in admission.admit(queue, self._live(), self._scopes()).waits.items():
+        admitted = admission.admit(queue, self._live(), self._scopes())
+        for experiment_id, why in admitted.waits.items():
             _, want, seen = candidates[experiment_id]
             plans[experiment_id] = planning.plan(replace(want, waits=why), seen, now)
+        for experiment_id, why in admitted.hopeless.items():
+            row, want, seen = candidates[experiment_id]
+            missing = ("TooManyGpus", f"{row.name} is not launched: {why}; lower its gpus or raise max_gpus.")
+            plans[experiment_id] = planning.plan(replace(want, missing=missing), seen, now)
         return plans
 
     def braked(self, plans: Mapping[int, Plan]) -> dict[int, tuple[str, str]]:

@@ -66,7 +66,11 @@ class Syncer:
             if not job.alive:
                 self._tails.pop(job.id, None)
         if readings or events:
-            self._write(term, readings, events)
+            try:
+                self._write(term, readings, events)
+            except BaseException:
+                self._read_again(batch)
+                raise
         self._store.publish(
             [
                 MetricSampled(
@@ -76,6 +80,13 @@ class Syncer:
             ]
         )
         return bool(self._waiting)
+
+    def _read_again(self, batch: Iterable[JobRow]) -> None:
+        """What could not be written is read anew, from the start; points that are known are dropped then."""
+        for job in batch:
+            self._tails.pop(job.id, None)
+            self._listed.pop(job.experiment_id or 0, None)
+            self._waiting.setdefault(job.id, job)
 
     def _write(self, term: int, readings: list[Metric], events: list[Event]) -> None:
         with self._store.write(term=term) as tx:

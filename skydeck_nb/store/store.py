@@ -302,6 +302,10 @@ class Store:
         if found < self._version:
             raise DatabaseError(f"{self.path} was put back to an older version ({found}): restart this kernel.")
 
+    def gone(self) -> bool:
+        """Whether the file was deleted, replaced or closed since it was opened: it will not come back."""
+        return self._closed or location.inode(self.path) != self._inode
+
     def _same_file(self) -> None:
         if location.inode(self.path) != self._inode:
             raise DatabaseError(

@@ -71,9 +71,23 @@ def test_no_limit_is_ever_passed(queue: list[tuple[int, int, int]], live: dict[i
     admission = admit(candidates, live, [Scope(name="d", max_live=most), Scope(name="d", max_gpus=gpus)])
     admitted = [c for c in candidates if c.experiment_id in admission.admitted]
     assert not admitted or len(live) + len(admitted) <= most
-    assert not admitted or sum(live.values()) + sum(c.gpus for c in admitted) <= gpus
-    assert admission.admitted | set(admission.waits) == {c.experiment_id for c in candidates}
-    assert not admission.admitted & set(admission.waits)
+    heavy = [c for c in admitted if c.gpus]
+    assert not heavy or sum(live.values()) + sum(c.gpus for c in heavy) <= gpus
+    sorted_out = [admission.admitted, set(admission.waits), set(admission.hopeless)]
+    assert set.union(*map(set, sorted_out)) == {c.experiment_id for c in candidates}
+    assert sum(map(len, sorted_out)) == len(candidates)
+
+
+def test_one_that_can_never_fit_says_so_and_holds_nobody_back() -> None:
+    deck = [Scope(name="this deck", max_gpus=4)]
+    admission = admit([candidate(1, gpus=6, age=9), candidate(2, gpus=1), candidate(3)], {}, deck)
+    assert admission.admitted == {2, 3}
+    assert admission.hopeless == {1: "it needs 6 GPUs, and this deck may use 4 at once"}
+
+
+def test_a_full_gpu_limit_does_not_hold_back_who_needs_none() -> None:
+    admission = admit([candidate(1, gpus=2, age=9), candidate(2)], {9: 4}, [Scope(name="this deck", max_gpus=4)])
+    assert admission.admitted == {2}
 
 
 def ended(id: int, failed: bool = True) -> Ended:

@@ -409,6 +409,15 @@ TABLE: list[Case] = [
         "CancelledElsewhere",
         "CANCELLED",
     ),
+    (
+        "cancelled by us for a limit that was raised since: launched again",
+        {"max_hours": 2.0},
+        (job(1, "CANCELLED", started_at=ago(3700), ended_at=ago(100), cancel_sent_at=ago(110), cancel_count=1),),
+        {},
+        (Launch(run=1, generation=1, replacing=1),),
+        "Launching",
+        "LAUNCHING",
+    ),
     ("lost: counts as alive", {"current_job_id": 1}, (job(lost=True),), {}, (), "JobLost", "LOST"),
     (
         "lost and forgotten: launched again",

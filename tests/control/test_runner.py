@@ -21,7 +21,7 @@ from skydeck_nb.backends.local import LocalBackend
 from skydeck_nb.control import requesting
 from skydeck_nb.control.runner import Runner
 from skydeck_nb.control.surroundings import LoopSettings
-from skydeck_nb.errors import BackendUnavailable
+from skydeck_nb.errors import BackendUnavailable, DatabaseError
 from skydeck_nb.flags.values import spec_hash
 from skydeck_nb.models import ExperimentRow, Spec
 from skydeck_nb.store.mirror import Mirror
@@ -226,6 +226,28 @@ def test_one_broken_round_does_not_end_the_loop(
     ask(store, requesting.start, [1])
     loop.runner.wake()
     loop.until(all_in("SUCCEEDED"))
+
+
+def test_a_database_that_is_busy_for_long_does_not_end_the_loop(
+    store: Store, loops: list[Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(store, 1, SPEC)
+    loop = Loop(store, FakeBackend(speed=50))
+    loops.append(loop)
+    loop.until(all_in("STOPPED"))
+    busy = iter([True] * 2)
+    real = store.write
+
+    def write(**how: Any) -> Any:
+        if threading.current_thread().name == "skydeck-loop" and next(busy, False):
+            raise DatabaseError("The database is locked.")
+        return real(**how)
+
+    monkeypatch.setattr(store, "write", write)
+    ask(store, requesting.start, [1])
+    loop.runner.wake()
+    loop.until(all_in("SUCCEEDED"))
+    assert loop.runner.status().alive
 
 
 def test_a_follower_shows_what_the_leader_does_and_does_nothing(store: Store, loops: list[Loop]) -> None:

@@ -12,6 +12,7 @@ from skydeck_nb import codec
 from skydeck_nb import events as ev
 from skydeck_nb.backends.fake import FakeBackend
 from skydeck_nb.control.syncing import Syncer
+from skydeck_nb.errors import DatabaseError
 from skydeck_nb.models import JobRow
 from skydeck_nb.store.store import Store
 from tests.control.rows import experiment, job
@@ -126,6 +127,26 @@ def test_a_bad_line_is_said_once_and_the_others_count(store: Store, syncer: Sync
         failed = [line for line in tx.log() if line.type == "sync.failed"]
     assert len(failed) == 1
     assert "line 2" in failed[0].payload
+
+
+def test_what_could_not_be_written_is_read_again(
+    store: Store, syncer: Syncer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, '{"step": 1, "loss": 3.0}\n')
+    (tmp_path / "checkpoints" / "epoch_3.npz").write_bytes(b"12")
+
+    def full(*_: object) -> None:
+        raise DatabaseError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(syncer, "_write", full)
+        syncer.offer([job(1, "SUCCEEDED")])
+        with pytest.raises(DatabaseError):
+            syncer.sync()
+    assert not syncer.sync()
+    with store.read() as tx:
+        assert tx.recent_metric(1, "loss") == [(1, 3.0)]
+        assert [c.epoch for c in tx.checkpoints([1])] == [3]
 
 
 def test_who_does_not_lead_writes_nothing(store: Store, tmp_path: Path) -> None:

@@ -309,7 +309,8 @@ class LocalBackend:
     # -- Cancelling ---------------------------------------------------------------
 
     def cancel(self, job_ids: Sequence[int], *, deadline: float) -> None:
-        for job_id in job_ids:
+        begun: list[int] = []
+        for job_id in sorted(job_ids, key=lambda one: self._spool.verdict(one) is not None):
             try:
                 order = self._order(job_id)
             except BackendError:
@@ -318,8 +319,10 @@ class LocalBackend:
                 continue
             self._spool.ask_cancel(job_id)
             if not self._spool.cancel_pending(job_id, order):
-                self._wake(job_id)
+                begun.append(job_id)
             self._spool.touch()
+        for job_id in begun:  # last: a slot that one of these frees goes to nobody who is to be cancelled, too
+            self._wake(job_id)
         self._dispatch(time.monotonic() + deadline)
 
     def _wake(self, job_id: int) -> None:

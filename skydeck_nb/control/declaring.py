@@ -402,7 +402,8 @@ def _speak(
         "new": "never started: start=True concerns what a call creates, start runs it" if call.start else "",
     }.get(at, "")
     if changes:
-        when = applies(row, work) if after.generation != row.generation else "at once"
+        carried = after.generation != row.generation or after.max_hours != row.max_hours  # by the job itself
+        when = applies(row, work) if carried else "at once"
         declared.changed += 1
         declared.say(after, "changed", f"{shortened(changes, 3)}; applies {when}")
     if kept:

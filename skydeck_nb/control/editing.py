@@ -66,7 +66,8 @@ def update(
         events.append(
             SpecChanged(at=now, experiment_id=row.id, what="edited", generation=after.generation, changes=(change,))
         )
-        when = applies(row, work) if after.generation != row.generation else "at once"
+        carried = after.generation != row.generation or after.max_hours != row.max_hours  # by the job itself
+        when = applies(row, work) if carried else "at once"
         done.append(Edited(Outcome(row.id, row.name, "updated", shortened(changes, 4)), when))
     return events, done
 

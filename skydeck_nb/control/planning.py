@@ -392,7 +392,7 @@ def _idle(want: Want, seen: Seen, now: datetime) -> Plan:
         return refusal
     if (refusal := _after_rejection(row, seen.attempts, now)) is not None:
         return refusal
-    if want.held and last is None:
+    if want.held and last is None and row.run == 1:  # what a person asked for again goes on
         return _because(row, "SweepHeld", state="QUEUED", sweep=want.sweep, why=want.held)
     if seen.unclaimed:
         return _because(row, "UnclaimedJobAlive", state="QUEUED", job=seen.unclaimed[0].id)

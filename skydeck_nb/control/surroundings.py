@@ -83,10 +83,15 @@ class Surroundings:
         }
         if not ended:
             return {}
+        left: set[int] = set()
         for row in self.mirror.experiments.values():
-            if row.sweep_id in ended and (one := self._ended(row, plans.get(row.id))) is not None:
-                ended[row.sweep_id].append(one)
-        verdicts = {i: admission.brake(runs) for i, runs in ended.items()}
+            if row.sweep_id in ended and not row.deleted:
+                one = self._ended(row, plans.get(row.id))
+                if one is None:
+                    left.add(row.sweep_id)
+                else:
+                    ended[row.sweep_id].append(one)
+        verdicts = {i: admission.brake(runs) for i, runs in ended.items() if i in left}
         return {i: verdict for i, verdict in verdicts.items() if verdict is not None}
 
     def facts(self, row: ExperimentRow) -> Seen:

@@ -430,6 +430,15 @@ TABLE: list[Case] = [
     ),
     ("the sweep's brake holds what has not started", {}, (), {"held": "broken."}, (), "SweepHeld", "QUEUED"),
     (
+        "the sweep's brake lets go what was asked for again",
+        {"run": 2},
+        (failed(1, ended=99),),
+        {"held": "broken."},
+        (Launch(run=2, generation=1),),
+        "Launching",
+        "LAUNCHING",
+    ),
+    (
         "the sweep's brake leaves what runs alone",
         {"current_job_id": 1},
         (job(),),

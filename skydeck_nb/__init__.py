@@ -14,6 +14,7 @@ this import costs little; none brings ``sky``, ``boto3``, ``anywidget`` or ``htt
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +66,9 @@ if TYPE_CHECKING:
         JobStarted,
         JobStateChanged,
         JobSubmitted,
-        LaunchProgressed,
         LaunchRequested,
         LeaseLost,
         LeaseTaken,
-        LogEmitted,
         MetricSampled,
         PurgeRequested,
         ReconcileFailed,
@@ -90,6 +89,9 @@ if TYPE_CHECKING:
     from skydeck_nb.sweep import Sweep
 
 __version__ = "0.1.0"
+
+# Without a handler, logging prints warnings of the loop's threads to standard error: into whichever cell runs.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "AttemptMissed",
@@ -129,12 +131,10 @@ __all__ = [
     "JobStarted",
     "JobStateChanged",
     "JobSubmitted",
-    "LaunchProgressed",
     "LaunchRejected",
     "LaunchRequested",
     "LeaseLost",
     "LeaseTaken",
-    "LogEmitted",
     "MetricSampled",
     "NameTaken",
     "NeedsSignIn",

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pandas as pd
 
 from skydeck_nb import config
+from skydeck_nb.arguments import seconds, whole
 from skydeck_nb.code import to_code
 from skydeck_nb.control import requesting
 from skydeck_nb.control.declaring import Call
 from skydeck_nb.control.editing import Edit
-from skydeck_nb.errors import SkydeckError, UnknownExperiment
+from skydeck_nb.errors import InvalidSetting, SkydeckError, UnknownExperiment
 from skydeck_nb.experiment import Experiment
 from skydeck_nb.loop import Loop
 from skydeck_nb.models import ExperimentRow, SweepRow
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from skydeck_nb.backends.base import Backend
     from skydeck_nb.store.store import Store
     from skydeck_nb.widget.grid import DeckGrid
+
+JOB: Final = "the number of a job, as in deck.jobs().index"
+ORPHAN: Final = "the number of a job, as in deck.orphans().index"
+LIVE: Final = "how many may run at once, 1 or more, or None"
 
 
 @shorten
@@ -167,7 +172,7 @@ class Deck:
             flags=flags or {},
             names=names,
             where=where,
-            max_live=max_live,
+            max_live=None if max_live is None else whole(max_live, "max_live", LIVE),
             prune=prune,
             start=start,
             overwrite=overwrite,
@@ -243,15 +248,15 @@ class Deck:
 
     def cancel(self, job_id: int, others: bool = False, *, dry_run: bool = False) -> Result | Plan:
         """Cancel one job; ``others=True`` insists where it is not this deck's."""
-        return self._requests.cancel(job_id, others=others, dry_run=dry_run)
+        return self._requests.cancel(whole(job_id, "job_id", JOB), others=others, dry_run=dry_run)
 
     def adopt(self, job_id: int, name: Selection, others: bool = False, *, dry_run: bool = False) -> Result | Plan:
         """Put an orphan under an experiment; ``deck.orphans()`` lists them."""
-        return self._requests.adopt(job_id, name, others=others, dry_run=dry_run)
+        return self._requests.adopt(whole(job_id, "job_id", ORPHAN), name, others=others, dry_run=dry_run)
 
     def forget(self, job_id: int, *, dry_run: bool = False) -> Result | Plan:
         """Say that a lost job is gone."""
-        return self._requests.forget(job_id, dry_run=dry_run)
+        return self._requests.forget(whole(job_id, "job_id", JOB), dry_run=dry_run)
 
     # -- the loop ------------------------------------------------------------------------
 
@@ -265,11 +270,11 @@ class Deck:
 
     def reconcile(self, timeout: float = 30.0) -> None:
         """Look at the backend and plan every experiment once, and wait for that."""
-        self._loop.runner.reconcile(timeout)
+        self._loop.runner.reconcile(seconds(timeout))
 
     def refresh(self, timeout: float = 30.0) -> None:
         """Look at the backend now, and wait for it."""
-        self._loop.runner.refresh(timeout)
+        self._loop.runner.refresh(seconds(timeout))
 
     def health(self) -> pd.DataFrame:
         """One row a part of the deck: whether it is well, and what to do where it is not."""
@@ -290,7 +295,8 @@ class Deck:
 
     def logs(self, job_id: int, tail: int | None = 200) -> str:
         """The last lines of a job's output; ``tail=None`` is all. Waits for the backend."""
-        return self._loop.logs(job_id, tail)
+        lines = None if tail is None else whole(tail, "tail", "how many lines, or None for all")
+        return self._loop.logs(whole(job_id, "job_id", JOB), lines)
 
     def to_code(self, sel: Selection) -> str:
         """The shortest cell that declares the selection."""
@@ -314,8 +320,9 @@ class Deck:
 
     def by_id(self, id: int) -> Experiment:
         """The experiment of this id, also when it was deleted."""
-        self._row(id)
-        return Experiment(self, id)
+        number = whole(id, "id", "a number of the column `id` of deck.experiments()")
+        self._row(number)
+        return Experiment(self, number)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool(self._desk.read(lambda tx: tx.experiments(names=[name])))
@@ -394,6 +401,8 @@ class Deck:
 
     def grid(self, view: Any = None) -> DeckGrid:
         """The one live grid of this deck; displayed in several cells it is one grid with several views."""
+        if view is not None:
+            raise InvalidSetting("Views come with the complete grid, which this build has not yet: write deck.grid().")
         if self._grid is None:
             self._grid = self._loop.make_grid(self)
         return self._grid
@@ -466,5 +475,5 @@ class Deck:
         return self._loop.run_name(row)
 
     def _wait(self, ids: Sequence[int], *, timeout: float | None, check: bool) -> pd.DataFrame:
-        self._loop.wait(ids, timeout=timeout, check=check)
+        self._loop.wait(ids, timeout=None if timeout is None else seconds(timeout), check=check)
         return self._tables.experiments(ids, flags=True, metrics=False, deleted=True)

@@ -392,27 +392,6 @@ class MetricSampled(_Base):
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogEmitted(_Base):
-    """One line of a job's output; ``overwrite`` replaces the line before (a carriage return)."""
-
-    type: ClassVar[str] = "log.emitted"
-    recorded: ClassVar[bool] = False
-    line: str
-    stream: str = "stdout"
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchProgressed(_Base):
-    """A launch got on: queued, uploading, provisioning."""
-
-    type: ClassVar[str] = "launch.progressed"
-    recorded: ClassVar[bool] = False
-    attempt_id: str
-    message: str
-
-
 Request = Union[  # noqa: UP007  (get_args reads it)
     SpecChanged,
     StartRequested,
@@ -454,8 +433,6 @@ Fact = Union[  # noqa: UP007
     LeaseTaken,
     LeaseLost,
     MetricSampled,
-    LogEmitted,
-    LaunchProgressed,
 ]
 Event = Request | Fact
 

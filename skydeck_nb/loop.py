@@ -20,7 +20,7 @@ from skydeck_nb import background, config, frames
 from skydeck_nb.callbacks import Callbacks
 from skydeck_nb.control.runner import LoopStatus, Runner
 from skydeck_nb.desk import Desk
-from skydeck_nb.errors import BackendUnavailable, InvalidSetting
+from skydeck_nb.errors import BackendUnavailable, InvalidSetting, SkydeckError
 from skydeck_nb.experiment import shown
 from skydeck_nb.models import ExperimentRow
 from skydeck_nb.notebook import Why, headline, health_frame, role
@@ -102,6 +102,8 @@ class Loop:
         name = self.store.path.name
         if self.closed:
             return f"Deck {name} ({self.place}), closed."
+        with contextlib.suppress(SkydeckError):  # what is known is shown, whatever becomes of the file
+            self.runner.caught_up()
         status = self.runner.status()
         states = self.runner.view(lambda mirror: [shown(row) for row in mirror.experiments.values() if not row.deleted])
         return headline(name, self.place, self._role(status), states, status.listed_at)

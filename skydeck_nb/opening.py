@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from skydeck_nb import config
+from skydeck_nb import config, logfile
 from skydeck_nb.errors import BackendUnavailable, DeckOpen, InvalidSetting
 from skydeck_nb.tracebacks import short
 
@@ -53,6 +53,7 @@ def open_deck(
         WrongBackend: it belongs to another backend.
         InvalidSetting: a setting that does not exist, or cannot be so.
     """
+    logfile.keep_notebook_log()
     given = backend if backend is not None and not isinstance(backend, str) else None
     named = {"backend": backend} if isinstance(backend, str) else {}
     temporary = path is None and (given is not None or backend == "fake")

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pandas as pd
 
 from skydeck_nb.errors import StalePlan
+from skydeck_nb.results import WHOLE
 
 COLUMNS: Final = ("experiment", "action", "reason", "gpus")
 
@@ -44,11 +45,13 @@ class Plan(pd.DataFrame):
         return self._apply()
 
     def __repr__(self) -> str:
-        return "\n".join([*self._head(), super().__repr__()] if len(self) else self._head())
+        with pd.option_context(*WHOLE):
+            return "\n".join([*self._head(), super().__repr__()] if len(self) else self._head())
 
     def _repr_html_(self) -> str:
         head = "".join(f"<div>{escape(line)}</div>" for line in self._head())
-        return head + (pd.DataFrame(self).to_html(max_rows=60, notebook=True) if len(self) else "")
+        with pd.option_context(*WHOLE):
+            return head + (pd.DataFrame(self).to_html(max_rows=60, notebook=True) if len(self) else "")
 
     def _head(self) -> list[str]:
         counts = Counter(self["action"].tolist()) if "action" in self.columns else Counter()

@@ -287,12 +287,14 @@ class Requests:
 
 def leaderless(status: LoopStatus) -> str:
     """A sentence where nothing will be done about a request for now."""
+    if not status.alive:
+        why = f" ({status.error})" if status.error else ""
+        return f"This deck's loop has ended{why}: what was asked is written; close the deck and open it again."
     if status.leading or status.holder is not None:
         return ""
-    if status.alive and not status.error:
+    if not status.error:
         return ""  # it takes the lease in a moment
-    why = f" ({status.error})" if status.error else ""
-    return f"Nobody leads this deck now{why}: what was asked is written, and the next leader does it first."
+    return f"Nobody leads this deck now ({status.error}): what was asked is written, and the next leader does it first."
 
 
 def _in_order(rows: Iterable[ExperimentRow], ids: Sequence[int]) -> list[ExperimentRow]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from skydeck_nb import frames
 from skydeck_nb.control.requesting import Outcome
+
+WHOLE: Final = ("display.max_colwidth", None, "display.max_columns", None)
+"""Pandas' options for frames of sentences: a reason that is cut off says nothing."""
 
 
 class Result(pd.DataFrame):
@@ -47,11 +50,13 @@ class Result(pd.DataFrame):
         return ", ".join(f"{count:,} {action}" for action, count in ordered) or "nothing to do"
 
     def __repr__(self) -> str:
-        return "\n".join([*self._head(), super().__repr__()] if len(self) else self._head())
+        with pd.option_context(*WHOLE):
+            return "\n".join([*self._head(), super().__repr__()] if len(self) else self._head())
 
     def _repr_html_(self) -> str:
         head = "".join(f"<div>{escape(line)}</div>" for line in self._head())
-        return head + (pd.DataFrame(self).to_html(max_rows=60, notebook=True) if len(self) else "")
+        with pd.option_context(*WHOLE):
+            return head + (pd.DataFrame(self).to_html(max_rows=60, notebook=True) if len(self) else "")
 
     def _head(self) -> list[str]:
         return [sentence(self.summary), *self.notices]

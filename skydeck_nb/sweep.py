@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from skydeck_nb import states
+from skydeck_nb.arguments import whole
 from skydeck_nb.declarations import cost
 from skydeck_nb.errors import InvalidSetting, UnknownExperiment
 from skydeck_nb.experiment import Experiment, News, shown
@@ -75,8 +76,10 @@ class Sweep:
 
     def start(self, first: int | None = None, *, dry_run: bool = False) -> Result | Plan:
         """Start its points, and let go what its brake holds; ``first=2`` starts only the next two."""
-        if first is not None and (isinstance(first, bool) or first < 1):
-            raise InvalidSetting(f"first={first!r}: write how many to start, 1 or more.")
+        if first is not None:
+            first = whole(first, "first", "how many to start, 1 or more")
+            if first < 1:
+                raise InvalidSetting(f"first={first}: write how many to start, 1 or more.")
         return self._deck._start_sweep(self._id, first, dry_run=dry_run)
 
     def stop(self, *, dry_run: bool = False) -> Result | Plan:

@@ -11,7 +11,6 @@ import faulthandler
 import getpass
 import json
 import logging
-import logging.handlers
 import os
 import signal
 import sys
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +26,7 @@ from skydeck_nb import config
 from skydeck_nb.background.client import leads
 from skydeck_nb.background.pidfile import GLANCE, PidFile, Place, inode
 from skydeck_nb.errors import SkydeckError
+from skydeck_nb.logfile import LogFile
 
 if TYPE_CHECKING:
     from skydeck_nb.control.runner import Runner
@@ -42,8 +41,6 @@ END: Final = 2.0
 """Seconds after which a loop that was asked to end does so whatever still hangs: jobs are not its children."""
 TICK: Final = 0.5
 """Seconds between two looks of the loop's process at its own files."""
-LOG_BYTES: Final = 1 << 20
-LOG_COPIES: Final = 3
 
 
 @contextlib.contextmanager
@@ -80,22 +77,12 @@ def loop_settings(settings: config.Settings) -> LoopSettings:
     )
 
 
-class LoopLog(logging.handlers.RotatingFileHandler):
-    """A log that rotates and takes standard output and errors along, so that nothing is said into the void."""
+class LoopLog(LogFile):
+    """A log that takes standard output and errors along, so that nothing is said into the void."""
 
-    def __init__(self, path: Path, *, size: int = LOG_BYTES, copies: int = LOG_COPIES) -> None:
-        super().__init__(path, maxBytes=size, backupCount=copies, encoding="utf-8", errors="backslashreplace")
-        formatter = logging.Formatter(
-            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
-        formatter.converter = time.gmtime
-        self.setFormatter(formatter)
-
-    def _open(self) -> TextIOWrapper:
-        fd = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    def opened(self, fd: int) -> None:
         for standard in (1, 2):
             os.dup2(fd, standard)
-        return TextIOWrapper(open(fd, "ab"), encoding=self.encoding, errors=self.errors)  # noqa: PTH123
 
 
 def main() -> int:

@@ -193,20 +193,19 @@ class Experiment:
         return None
 
     def _followed(self, tail: int | None) -> Iterator[str]:
+        """What comes, each line once: the tail is cut from the very text that the next one goes on from."""
         known: int | None = None
-        shown_ = ""
+        length = 0
         while True:
+            busy = shown(self._row()) in BUSY  # before the log is read, so that its end is not missed
             job_id = self._deck._newest_job(self._id)
             if job_id is not None:
-                if job_id != known:
-                    known, shown_ = job_id, ""
-                    yield self._deck.logs(job_id, tail=tail)
-                    shown_ = self._deck.logs(job_id, tail=None)
                 text = self._deck.logs(job_id, tail=None)
-                if text.startswith(shown_):
-                    yield text[len(shown_) :]
-                shown_ = text
-            if shown(self._row()) not in BUSY:
+                if job_id != known or len(text) < length:  # another job, or a log that began anew
+                    known, length = job_id, 0 if tail is None else len(text) - len(_last_lines(text, tail))
+                yield text[length:]
+                length = len(text)
+            if not busy:
                 return
             time.sleep(FOLLOW)
 
@@ -284,3 +283,7 @@ def _resources(row: ExperimentRow) -> list[str]:
         )
         if text
     ]
+
+
+def _last_lines(text: str, lines: int) -> str:
+    return "".join(text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""

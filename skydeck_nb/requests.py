@@ -18,7 +18,7 @@ from skydeck_nb.control.declaring import Call, Declared
 from skydeck_nb.control.requesting import How, Outcome, Prepared, Work
 from skydeck_nb.declarations import Declaration, cost, surroundings, told
 from skydeck_nb.desk import Desk, Draft, utcnow, work
-from skydeck_nb.errors import UnknownExperiment
+from skydeck_nb.errors import InvalidSetting, UnknownExperiment
 from skydeck_nb.events import Event, Key
 from skydeck_nb.models import ExperimentRow, JobRow
 from skydeck_nb.notices import Notices
@@ -100,7 +100,13 @@ class Requests:
             return requesting.start([row for row in found if not row.deleted], known, now)
 
         def also(tx: Transaction, now: datetime) -> tuple[Sequence[Event], str]:
-            events = requesting.release(tx.sweeps([sweep_id])[0], now)
+            sweep = tx.sweeps([sweep_id])[0]
+            events = requesting.release(sweep, now)
+            if events and first is not None:
+                raise InvalidSetting(
+                    f"The sweep {sweep.name} is held by its brake: sweep.start() lets all that waits go on, and "
+                    f"first={first} chooses among points that were never asked for; call it without first."
+                )
             return events, "What its brake held goes on." if events else ""
 
         return self.act_on(Picked(tuple(rows)), word, dry_run=dry_run, also=also)

@@ -205,6 +205,9 @@ def test_the_brake_holds_a_sweep_until_it_is_started_again(deck: sd.Deck) -> Non
     deck.sweep("s", "train", flags={"n": [1, 2, 3, 4, 5]}, names="s{n}-bad", max_live=1, start=True)
     sweep = deck.sweeps["s"]
     until(lambda: deck["s5-bad"].reason == "SweepHeld")
+    with pytest.raises(sd.InvalidSetting, match="held by its brake"):
+        sweep.start(first=1)
+    assert deck["s5-bad"].reason == "SweepHeld"
     assert "sweep.start() goes on" in repr(sweep)
     sweep.start()
     until(lambda: sweep.progress()["FAILED"] == 5)

@@ -181,7 +181,7 @@ class Controller:
         ready = self._dirty - self._busy.keys()
         if ready & self._asked if self.evidence.failed else ready:
             return now
-        return min(self._due.values(), default=None)
+        return min((when for i, when in self._due.items() if i not in self._busy), default=None)
 
     # -- outcomes -----------------------------------------------------------------------
 

@@ -270,7 +270,8 @@ class Runner:
         now = self._now()
         if not self._controller.leading:
             return GLANCE
-        due = (self._controller.next_due(now), self._controller.next_look())
+        looking = self._controller.looks.under_way  # then the next look waits for this one's answer
+        due = (self._controller.next_due(now), None if looking else self._controller.next_look())
         return min(GLANCE, *(max((when - now).total_seconds(), 0.0) for when in due if when is not None), GLANCE)
 
     def _round(self, closing: bool) -> None:

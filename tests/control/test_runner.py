@@ -189,9 +189,11 @@ class Hanging(FakeBackend):
 
     def __init__(self) -> None:
         super().__init__()
+        self.looking = threading.Event()
         self.released = threading.Event()
 
     def observe(self, *args: Any, **how: Any) -> Any:
+        self.looking.set()
         self.released.wait()
         return super().observe(*args, **how)
 
@@ -205,6 +207,17 @@ def test_the_loop_ends_within_two_seconds_whatever_the_network_does(store: Store
     backend.released.set()
     assert took < 3
     assert not loop.runner.status().alive
+
+
+def test_the_loop_does_not_spin_while_a_look_is_under_way(store: Store) -> None:
+    backend = Hanging()
+    loop = Loop(store, backend)
+    try:
+        assert backend.looking.wait(10)
+        assert loop.runner._pause() > 0
+    finally:
+        backend.released.set()
+        loop.runner.close()
 
 
 def test_one_broken_round_does_not_end_the_loop(

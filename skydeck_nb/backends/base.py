@@ -9,10 +9,16 @@ The contract, which ``tests/backends/contract.py`` holds every backend to:
 * ``observe`` answers a query or raises :class:`~skydeck_nb.errors.BackendError`.
   An empty listing is an answer; a failure is never an empty listing. A listing
   that may lack rows says ``complete=False``.
-* ``launch`` calls ``gate()`` at each write of the request; when the gate
-  raises, nothing (more) is sent. It returns what it was told, raises
-  :class:`~skydeck_nb.errors.LaunchRejected` when certainly nothing runs, and
-  anything else it raises means that the outcome is unknown.
+* ``launch`` prepares first (renders, packs, uploads), for which its deadline
+  leaves ten minutes, and then calls ``gate()`` before each write of the
+  request. The first ``gate()`` commits the permission to send, which lasts a
+  minute: after it ``launch`` sends at once, and answers or raises within that
+  minute. Each further write, a retry say, asks again; when the gate raises,
+  nothing (more) is sent and its exception comes out as it is. What ``launch``
+  raises before the gate passed means that certainly nothing was sent: it is
+  launched again after a back-off. Afterwards it returns what it was told,
+  raises :class:`~skydeck_nb.errors.LaunchRejected` when certainly nothing runs,
+  and anything else it raises means that the outcome is unknown.
 * ``resolve`` looks for the job of a launch whose outcome is unknown.
 * ``cancel`` takes ids only and returns when the backend was told, not when the
   jobs are gone; an id that is gone already is no error.
@@ -45,7 +51,7 @@ __all__ = [
 ]
 
 Gate = Callable[[], None]
-"""Raises when the launch may not be sent any more (lease lost, stopped, too late)."""
+"""Raises when the launch may not be sent (any more): lease lost, stopped, too late. May wait for a commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

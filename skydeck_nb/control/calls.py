@@ -3,7 +3,7 @@
 Decides how one call is carried out and how its end is classified: answered,
 refused, unknown. Refuses to know when and why a call is made. Each function
 blocks on the backend, runs on a worker, never raises for what a backend did,
-and commits nothing but the permission to send.
+and commits nothing but, through its gate, the permission to send.
 """
 
 from __future__ import annotations
@@ -12,37 +12,27 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
-from skydeck_nb.backends.base import Backend, Gate, Launched, Order
+from skydeck_nb.backends.base import Backend, Launched, Order
+from skydeck_nb.control.permission import Leading, Permission, Refused
+from skydeck_nb.control.planning import SEND_WITHIN
 from skydeck_nb.errors import BackendError, LaunchRejected, NeedsSignIn
-from skydeck_nb.events import Cell, Change, SendAllowed, micros
 from skydeck_nb.listing import Listing, Query, Resolution
 from skydeck_nb.models import AttemptRow
 from skydeck_nb.store.store import Store
 
 log = logging.getLogger("skydeck_nb")
 
-SEND_WITHIN: Final = timedelta(seconds=60)
-"""A launch may be sent this long after its permission; later, its transport refuses."""
+PREPARE: Final = timedelta(seconds=600)
+"""A launch may take this long until its first write: a workdir is packed and uploaded."""
 
 DEADLINE: Final = 30.0
-"""Seconds that a look, a cancel or a search may take; a launch has until its ``send_before``."""
+"""Seconds that a look, a cancel or a search may take."""
 
 
 class Lost(Exception):
     """This process does not lead any more: whatever it was about to write or send is dropped."""
-
-
-class Refused(Exception):
-    """A launch may not be sent: its experiment was stopped, its time is over, or another process leads."""
-
-
-class Leading(Protocol):
-    """What a call asks of the lease."""
-
-    def held(self) -> int | None:
-        """The term in which this process may act right now, else ``None``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +71,8 @@ Call = Observe | Launch | Cancel | Resolve
 class Outcome:
     """How one call ended. Exactly one of ``listing launched resolution error`` is set, or ``cancelled``.
 
-    ``refused``: certainly nothing was sent. ``rejected``: the backend said no.
+    ``refused``: it was not wanted any more, and certainly nothing was sent.
+    ``rejected``: the backend said no, or failed before it sent anything.
     """
 
     call: Call
@@ -126,68 +117,28 @@ def perform(call: Call, store: Store, backend: Backend, leading: Leading, now: C
 
 
 def _launch(call: Launch, store: Store, backend: Backend, leading: Leading, now: Callable[[], datetime]) -> Outcome:
-    """Ask for the permission to send, then send under a gate that asks again at each write."""
+    """Prepare and send under a gate that is asked at each write: what fails before it first passed sent nothing."""
+    permission = Permission(call.attempt, call.term, store, leading, now)
     try:
-        send_before = _allow(call, store, leading, now)
-    except Refused as refusal:
-        return Outcome(call=call, refused=str(refusal))
-    gate = _gate(call, store, leading, now, send_before)
-    try:
-        launched = backend.launch(call.order, gate, deadline=(send_before - now()).total_seconds())
+        permission.check()
+        launched = backend.launch(call.order, permission, deadline=(PREPARE + SEND_WITHIN).total_seconds())
     except LaunchRejected as rejection:
         return Outcome(call=call, rejected=rejection)
     except Refused as refusal:
+        if not permission.passed:
+            return Outcome(call=call, refused=str(refusal))
         return Outcome(call=call, error=f"The launch was stopped while it was sent: {refusal}.", code="Refused")
+    except Exception as error:
+        if permission.passed:
+            raise
+        if not isinstance(error, BackendError):
+            log.exception("The backend %s failed before it sent the launch %s.", backend.kind, call.attempt.claim)
+        return Outcome(call=call, rejected=_unsent(error))
     return Outcome(call=call, launched=launched)
 
 
-def _allow(call: Launch, store: Store, leading: Leading, now: Callable[[], datetime]) -> datetime:
-    """Commit ``send_before`` if the launch is still wanted, in one durable transaction."""
-    if leading.held() != call.term:
-        raise Refused("another process leads")
-    attempt = call.attempt
-    with store.write(durable=True) as tx:
-        lease = tx.lease()
-        if lease is None or lease.term != call.term or lease.holder is None:
-            raise Refused("another process leads")
-        present = tx.attempts(ids=[attempt.id])
-        if not present or present[0].state != "PREPARED":
-            raise Refused("its attempt is closed")
-        rows = tx.experiments(ids=[attempt.experiment_id], deleted=None)
-        if not rows or rows[0].deleted or rows[0].desired_state != "RUNNING" or rows[0].run != attempt.run:
-            raise Refused("its experiment was stopped")
-        if tx.jobs(experiment_ids=[attempt.experiment_id], alive=True):
-            raise Refused("a job of its experiment is alive")
-        moment = now()
-        send_before = moment + SEND_WITHIN
-        columns: dict[str, Cell] = {"state": "SENDING", "send_before": micros(send_before)}
-        tx.apply(
-            [
-                SendAllowed(
-                    at=moment,
-                    experiment_id=attempt.experiment_id,
-                    attempt_id=attempt.id,
-                    changes=(Change("attempts", attempt.id, columns),),
-                )
-            ]
-        )
-    return send_before
-
-
-def _gate(call: Launch, store: Store, leading: Leading, now: Callable[[], datetime], send_before: datetime) -> Gate:
-    attempt = call.attempt
-
-    def gate() -> None:
-        if leading.held() != call.term:
-            raise Refused("another process leads")
-        if now() >= send_before:
-            raise Refused("its time is over")
-        with store.read() as tx:
-            rows = tx.experiments(ids=[attempt.experiment_id], deleted=None)
-            present = tx.attempts(ids=[attempt.id])
-        if not present or present[0].state != "SENDING":
-            raise Refused("its attempt is closed")
-        if not rows or rows[0].deleted or rows[0].desired_state != "RUNNING" or rows[0].run != attempt.run:
-            raise Refused("its experiment was stopped")
-
-    return gate
+def _unsent(error: Exception) -> LaunchRejected:
+    """What came before the first write failed: nothing runs, and the same launch may be taken later."""
+    kind = type(error).__name__
+    said = str(error) if isinstance(error, BackendError) else f"{kind}: {error}"
+    return LaunchRejected(said, retryable=True, reason=kind)

@@ -269,6 +269,10 @@ class Controller:
     def _launched(self, outcome: Outcome, attempt: AttemptRow, now: datetime) -> None:
         common: dict[str, Any] = {"at": now, "experiment_id": attempt.experiment_id, "attempt_id": attempt.id}
         columns: dict[str, Cell]
+        present = self.mirror.attempts.get(attempt.id)
+        named = outcome.launched is not None and outcome.launched.job_id is not None
+        if not named and (present is None or not present.open):
+            return  # a listing has shown its job meanwhile, and knows more than this end of the call
         if outcome.refused:
             self._commit([observing.not_launched(attempt, "Stopped", now)])
         elif outcome.rejected is not None:

@@ -23,6 +23,9 @@ CANCEL_AGAIN: Final = timedelta(seconds=60)
 CANCELS: Final = 3
 """After this many cancels without effect a person must look."""
 
+SEND_WITHIN: Final = timedelta(seconds=60)
+"""A launch may be sent this long after its permission; later, its transport refuses."""
+
 ANSWER_GRACE: Final = timedelta(seconds=15)
 """How long after ``send_before`` the sender itself is still expected to report."""
 
@@ -485,7 +488,7 @@ def _after_rejection(row: ExperimentRow, attempts: Sequence[AttemptRow], now: da
             "LaunchRetry",
             state="QUEUED",
             requeue_after=left,
-            error=error.removeprefix(f"{REJECTED_AGAIN}: "),
+            error=error.removeprefix(f"{REJECTED_AGAIN}: ").rstrip("."),
             delay=seconds(wait.total_seconds()),
         )
     )

@@ -16,7 +16,8 @@ from typing import Final
 from skydeck_nb import codec
 from skydeck_nb.backends.base import Backend
 from skydeck_nb.checkpoints.layout import Entry, Layout, checkpoints
-from skydeck_nb.control.calls import Leading, Lost
+from skydeck_nb.control.calls import Lost
+from skydeck_nb.control.permission import Leading
 from skydeck_nb.events import CheckpointFound, Event, MetricSampled, SyncFailed
 from skydeck_nb.metrics import Tail
 from skydeck_nb.models import CheckpointRow, JobRow

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from skydeck_nb.control.calls import Call, Cancel, Launch, Observe, Outcome, Resolve
+from skydeck_nb.control.calls import PREPARE, Call, Cancel, Launch, Observe, Outcome, Resolve
 
 MOST: Final = 8
 """Threads at most: a server's slots are shared, and one SQLite writes one transaction at a time."""
 
 GIVE_UP: Final = 90.0
-"""Seconds after which a call is given up: every backend answers or raises within its own deadline before that."""
+"""Seconds after which a call is given up, a launch's preparing apart: every backend answers or raises before that."""
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Workers:
         """The calls that hang; their outcomes, should they ever come, are dropped."""
         at = time.monotonic() if now is None else now
         with self._wake:
-            stuck = [r for r in self._running.values() if not r.given_up and at - r.since > GIVE_UP]
+            stuck = [r for r in self._running.values() if not r.given_up and at - r.since > _patience(r.call)]
             for running in stuck:
                 running.given_up = True
             return [r.call for r in stuck]
@@ -107,6 +107,11 @@ class Workers:
                     return
                 self._idle += 1
             self._report(outcome, took)
+
+
+def _patience(call: Call) -> float:
+    """Seconds after which this call is given up."""
+    return GIVE_UP + PREPARE.total_seconds() if isinstance(call, Launch) else GIVE_UP
 
 
 def _rank(call: Call) -> int:

@@ -37,6 +37,8 @@ FAULTS = [
     "Unreachable(chance=0.3)",
     "Slow(20, chance=0.3)",
     "Slow(70, chance=0.2)",
+    "Slow(100, where='request', methods=('launch',), chance=0.5)",
+    "Slow(700, where='request', methods=('launch',), chance=0.3)",
     "SignInExpired(chance=0.1)",
     "ServerRestart(5, chance=0.2)",
     "Preemption(chance=0.5)",
@@ -224,3 +226,61 @@ def test_a_leader_killed_at_every_step_of_a_launch_and_its_stop(nth: int) -> Non
         made.converge()
         made.examine_end()
         assert sum(c.method == "launch" for c in made.backend.calls) <= 4
+
+
+@pytest.mark.parametrize(
+    ("where", "state", "sent"),
+    [
+        ("before a launch", "PREPARED", 0),
+        ("before a write of a launch", "PREPARED", 0),
+        ("between permission and write", "SENDING", 0),
+        ("after a launch", "SENDING", 1),
+    ],
+)
+def test_a_leader_killed_while_it_prepares_or_sends_leaves_the_next_to_find_out(
+    where: str, state: str, sent: int
+) -> None:
+    with world(3, experiments=1, outcomes={"*": Outcome("RUNNING")}) as made:
+        made.backend.inject("Slow(100, where='request', methods=('launch',))")
+        made.round()
+        made.ask("start", 1)
+        made.kill_at(where)
+        made.round()
+        assert made.counts[f"killed {where}"] == 1
+        with made.store.read() as tx:
+            (attempt,) = tx.attempts()
+        assert attempt.state == state
+        assert made.counts["sent"] == sent
+        made.converge()
+        made.examine_end()
+        assert made.counts["sent"] == 1
+        assert len(made.alive()[1]) == 1
+
+
+def test_a_stop_while_it_is_prepared_sends_nothing() -> None:
+    with world(3, experiments=1) as made:
+        made.round()
+        made.ask("start", 1)
+        assert made.leader is not None
+        made.amid(4, partial(made.ask, "stop", 1))
+        made.round()
+        assert made.counts["amid before a write of a launch"] == 1
+        made.converge()
+        made.examine_end()
+        assert {c.method for c in made.backend.calls} == {"observe"}
+
+
+def test_a_preparing_that_fails_is_tried_again_after_a_back_off() -> None:
+    with world(3, experiments=1) as made:
+        made.backend.inject("Slow(700, where='request', methods=('launch',))")
+        made.round()
+        made.ask("start", 1)
+        made.round()
+        with made.store.read() as tx:
+            (row,), (attempt,) = tx.experiments(), tx.attempts()
+        assert (row.reason, row.current_state, attempt.state) == ("LaunchRetry", "QUEUED", "REJECTED")
+        assert "did not answer" in row.message
+        assert made.counts["sent"] == 0
+        made.converge()
+        made.examine_end()
+        assert made.counts["sent"] == 1

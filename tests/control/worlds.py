@@ -62,14 +62,22 @@ class Switch:
         self.steps = 0
         self.where = ""
         self.amid: list[tuple[int, Callable[[], None]]] = []
+        self.fatal = ""
 
     def at(self, steps: int, action: Callable[[], None]) -> None:
         """Have this happen at the so-manieth step from now."""
         self.amid.append((self.steps + steps, action))
 
-    def step(self, where: str) -> None:
-        self.steps += 1
+    def point(self, where: str) -> None:
+        """A point at which the process may die, and at which nobody is heard: between a check and what it allows."""
         self.where = where
+        if self.fatal == where:
+            self.fatal = ""
+            self._world.kill()
+
+    def step(self, where: str) -> None:
+        self.point(where)
+        self.steps += 1
         due = [one for one in self.amid if one[0] <= self.steps]
         for one in due:
             self.amid.remove(one)
@@ -117,6 +125,7 @@ class MortalBackend:
         def examined() -> None:
             self._switch.step("before a write of a launch")
             gate()
+            self._switch.point("between permission and write")
             self._world.examine_send(order)
 
         if not self._world.enforces:
@@ -347,14 +356,19 @@ class World:
 
     def kill_after(self, steps: int) -> None:
         """The leader dies at the so-manieth step from now."""
-        self.amid(steps, self._kill)
+        self.amid(steps, self.kill)
+
+    def kill_at(self, where: str) -> None:
+        """The leader dies the next time that it comes there."""
+        assert self.leader is not None
+        self.leader.switch.fatal = where
 
     def amid(self, steps: int, action: Callable[[], None]) -> None:
         """Something happens amid what the leader does."""
         assert self.leader is not None
         self.leader.switch.at(steps, action)
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         assert self.leader is not None
         self.counts[f"killed {self.leader.switch.where}"] += 1
         raise Killed
@@ -435,6 +449,7 @@ class World:
         self.backend.heal()
         if self.leader is not None:
             self.leader.switch.amid.clear()
+            self.leader.switch.fatal = ""
         quiet = 0
         waited = 0.0
         while quiet < 2 or (self.twins_allowed and waited < LATEST):

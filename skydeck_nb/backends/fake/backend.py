@@ -34,6 +34,9 @@ from skydeck_nb.errors import BackendUnavailable, InvalidCommand, LaunchRejected
 from skydeck_nb.models import Spec
 from skydeck_nb.states import is_alive
 
+ANSWER = 60.0
+"""Seconds that a launch which was sent waits for its answer, whatever its deadline leaves for preparing."""
+
 CLAIM = re.compile(r"-sd(?P<deck>[a-z0-9]{6})-[a-z0-9]{4,}$")
 
 
@@ -105,10 +108,12 @@ class FakeBackend(Controls):
         if retried is not None:
             gate()
             self._send(order, arrives=retried.first_arrives)
+            call.left = min(call.left, ANSWER)
             self._pass(min(retried.seconds, call.left))
-            if retried.seconds > deadline:
-                raise BackendUnavailable(f"No answer to the launch of {order.claim} within {deadline:g} s.")
+            if retried.seconds > call.left:
+                raise BackendUnavailable(f"No answer to the launch of {order.claim} within {call.left:g} s.")
         gate()
+        call.left = min(call.left, ANSWER)
         try:
             launched = self._send(order)
         except LaunchRejected as error:
@@ -306,7 +311,7 @@ class FakeBackend(Controls):
         left, call.left = call.left, max(0.0, call.left - seconds)
         self._pass(min(seconds, left))
         if seconds > left:
-            raise BackendUnavailable(f"The fake server did not answer {call.method} within {call.deadline:g} s.")
+            raise BackendUnavailable(f"The fake server did not answer {call.method} within {left:g} s.")
 
     def _pass(self, seconds: float) -> None:
         if self._clock is None:

@@ -21,6 +21,9 @@ from skydeck_nb.control.calls import PREPARE, Call, Cancel, Launch, Observe, Out
 MOST: Final = 8
 """Threads at most: a server's slots are shared, and one SQLite writes one transaction at a time."""
 
+LAUNCHES: Final = MOST - 2
+"""Launches at once at most: they may prepare for minutes, and a look and a stop never wait for that."""
+
 GIVE_UP: Final = 90.0
 """Seconds after which a call is given up, a launch's preparing apart: every backend answers or raises before that."""
 
@@ -56,11 +59,7 @@ class Workers:
         """Queue one call. Returns at once."""
         with self._wake:
             heapq.heappush(self._waiting, _Waiting(_rank(call), next(self._numbers), call))
-            busy = sum(not r.given_up for r in self._running.values())
-            if self._idle < len(self._waiting) and self._idle + busy < MOST:
-                self._idle += 1
-                threading.Thread(target=self._work, name="skydeck-worker", daemon=True).start()
-            self._wake.notify()
+            self._staff()
 
     def drop(self) -> None:
         """Forget every call that no thread has begun."""
@@ -74,6 +73,7 @@ class Workers:
             stuck = [r for r in self._running.values() if not r.given_up and at - r.since > _patience(r.call)]
             for running in stuck:
                 running.given_up = True
+                self._staff()
             return [r.call for r in stuck]
 
     def settle(self, timeout: float) -> bool:
@@ -92,7 +92,7 @@ class Workers:
         me = threading.get_ident()
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closing or bool(self._waiting))
+                self._wake.wait_for(lambda: self._closing or self._something_to_do())
                 self._idle -= 1
                 if self._closing:
                     return
@@ -107,6 +107,20 @@ class Workers:
                     return
                 self._idle += 1
             self._report(outcome, took)
+
+    def _staff(self) -> None:
+        """Have a thread for what waits, where one more may be."""
+        busy = sum(not r.given_up for r in self._running.values())
+        if self._idle < len(self._waiting) and self._idle + busy < MOST:
+            self._idle += 1
+            threading.Thread(target=self._work, name="skydeck-worker", daemon=True).start()
+        self._wake.notify()
+
+    def _something_to_do(self) -> bool:
+        """Whether the first that waits may begin; launches are last, so behind one there is nothing else."""
+        if not self._waiting or not isinstance(self._waiting[0].call, Launch):
+            return bool(self._waiting)
+        return sum(isinstance(r.call, Launch) and not r.given_up for r in self._running.values()) < LAUNCHES
 
 
 def _patience(call: Call) -> float:

@@ -98,6 +98,10 @@ REASONS: Final[Mapping[str, Text]] = {
     ),
     # -- wanted, a launch is under way
     "Launching": Text(sentence="{name} is being launched.", rule="An attempt is open: no other launch meanwhile."),
+    "LaunchAccepted": Text(
+        sentence="The server has taken the launch of {name} (request {request}) and names its job soon.",
+        rule="A launch that was taken is looked for by its request until its job is named.",
+    ),
     "LaunchUnknown": Text(
         sentence=(
             "The launch of {name} got no answer: its claim {claim} is looked for, and nothing else is launched "

@@ -29,6 +29,12 @@ SEND_WITHIN: Final = timedelta(seconds=60)
 ANSWER_GRACE: Final = timedelta(seconds=15)
 """How long after ``send_before`` the sender itself is still expected to report."""
 
+NAMED_WITHIN: Final = timedelta(minutes=5)
+"""A server that took a launch is trusted this long after ``send_before`` to name its job."""
+
+NAMED_SOON: Final = timedelta(seconds=30)
+"""Most jobs are named this long after the permission to send: until then one looks every other second."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
@@ -279,12 +285,19 @@ def _unanswered(row: ExperimentRow, attempt: AttemptRow, evidence: Evidence, now
         return _because(row, "Launching", state="LAUNCHING", requeue_after=ANSWER_GRACE)
     return _because(
         row,
-        "LaunchUnknown",
+        "LaunchAccepted" if _accepted(attempt, now) else "LaunchUnknown",
         actions=(Resolve(attempt_id=attempt.id),),
         state="LAUNCHING",
         requeue_after=_next_look(attempt, now),
         claim=attempt.claim,
+        request=attempt.request_id,
     )
+
+
+def _accepted(attempt: AttemptRow, now: datetime) -> bool:
+    """Whether the server took the launch and may still be about to name its job."""
+    named_before = (attempt.send_before or attempt.created_at) + NAMED_WITHIN
+    return attempt.request_id is not None and attempt.misses == 0 and now < named_before
 
 
 def _next_look(attempt: AttemptRow, now: datetime) -> timedelta:
@@ -293,6 +306,8 @@ def _next_look(attempt: AttemptRow, now: datetime) -> timedelta:
     It is looked for while any doubt is left, for days if need be.
     """
     age = now - (attempt.send_before or attempt.created_at)
+    if _accepted(attempt, now) and age < NAMED_SOON - SEND_WITHIN:
+        return timedelta(seconds=2)
     if age < timedelta(minutes=2):
         return timedelta(seconds=5)
     return timedelta(seconds=20) if age < timedelta(minutes=30) else timedelta(minutes=5)

@@ -68,6 +68,26 @@ def test_a_partial_or_a_hot_listing_is_no_complete_one() -> None:
         assert made.counts["sent"] == 1
 
 
+def test_a_launch_that_the_server_took_keeps_its_request_and_is_named_later() -> None:
+    with world(1, experiments=1, outcomes={"*": Outcome("RUNNING")}) as made:
+        made.backend.inject("QueuedRequest(8)")
+        made.round()
+        made.ask("start", 1)
+        made.round()
+        with made.store.read() as tx:
+            (row,), (attempt,) = tx.experiments(), tx.attempts()
+        assert (attempt.state, row.reason, row.current_state) == ("UNKNOWN", "LaunchAccepted", "LAUNCHING")
+        assert attempt.request_id
+        assert attempt.request_id in row.message
+        for _ in range(5):
+            made.clock.advance(2)
+            made.round()
+        with made.store.read() as tx:
+            (row,), (attempt,) = tx.experiments(), tx.attempts()
+        assert (attempt.state, attempt.job_id) == ("SUBMITTED", row.current_job_id)
+        assert made.counts["sent"] == 1
+
+
 def test_who_waits_is_launched_when_another_has_ended() -> None:
     loop = LoopSettings(hot=10.0, discovery=60.0, max_live=1)
     outcomes = {"*": Outcome("SUCCEEDED", after=5)}

@@ -10,6 +10,7 @@ import pytest
 
 from skydeck_nb.control.planning import (
     CANCEL_AGAIN,
+    SEND_WITHIN,
     Abandon,
     Cancel,
     Evidence,
@@ -249,6 +250,33 @@ TABLE: list[Case] = [
         {},
         (),
         {"attempts": (attempt(),)},
+        (Resolve(attempt_id="attempt1"),),
+        "LaunchUnknown",
+        "LAUNCHING",
+    ),
+    (
+        "taken by the server and not named yet: looked for by its request",
+        {},
+        (),
+        {"attempts": (attempt(request_id="r-1", send_before=ago(299)),)},
+        (Resolve(attempt_id="attempt1"),),
+        "LaunchAccepted",
+        "LAUNCHING",
+    ),
+    (
+        "taken by the server, which names no job for five minutes: unknown",
+        {},
+        (),
+        {"attempts": (attempt(request_id="r-1", send_before=ago(300)),)},
+        (Resolve(attempt_id="attempt1"),),
+        "LaunchUnknown",
+        "LAUNCHING",
+    ),
+    (
+        "taken by the server, which knows nothing of it any more: unknown",
+        {},
+        (),
+        {"attempts": (attempt(request_id="r-1", misses=1, missed_at=ago(5)),)},
         (Resolve(attempt_id="attempt1"),),
         "LaunchUnknown",
         "LAUNCHING",
@@ -814,6 +842,24 @@ def test_table(
     assert (plan.actions, plan.reason, plan.state) == (actions, reason, state)
     assert plan.message
     assert plan.rule
+
+
+@pytest.mark.parametrize(
+    ("request_id", "since", "wait"),
+    [("r-1", 0, 2), ("r-1", 29, 2), ("r-1", 30, 5), ("r-1", 179, 5), ("r-1", 180, 20), (None, 0, 5), (None, 179, 5)],
+)
+def test_a_launch_that_was_taken_is_looked_for_every_other_second_at_first(
+    request_id: str | None, since: int, wait: int
+) -> None:
+    tried = attempt(request_id=request_id, send_before=T - timedelta(seconds=since) + SEND_WITHIN)
+    plan = planned(experiment(), attempts=(tried,))
+    assert plan.requeue_after == timedelta(seconds=wait)
+
+
+def test_a_launch_that_was_taken_is_said_with_its_request() -> None:
+    plan = planned(experiment(), attempts=(attempt(request_id="r-1"),))
+    assert plan.message == "The server has taken the launch of exp (request r-1) and names its job soon."
+    assert not plan.attention
 
 
 def test_twins_beside_an_older_run_are_cancelled_at_first_sight() -> None:

@@ -87,11 +87,16 @@ class Resolution:
 
     ``job_id`` set: it exists. ``never``: it is certain, now and for ever, that
     it makes no job. ``clean_miss``: looked everywhere, completely, and found
-    nothing. All empty: could not look, or it is still under way.
+    nothing. ``rejected``: the backend says that the request failed, and why, and
+    a complete look begun after that shows no job of the claim, so that this is
+    certain too; ``retryable``: the same launch may be taken later. All empty:
+    could not look, or it is still under way.
     """
 
     job_id: int | None = None
     never: bool = False
     clean_miss: bool = False
+    rejected: str = ""
+    retryable: bool = False
     begun_at: datetime
     message: str = ""

@@ -19,7 +19,8 @@ The contract, which ``tests/backends/contract.py`` holds every backend to:
   launched again after a back-off. Afterwards it returns what it was told,
   raises :class:`~skydeck_nb.errors.LaunchRejected` when certainly nothing runs,
   and anything else it raises means that the outcome is unknown.
-* ``resolve`` looks for the job of a launch whose outcome is unknown.
+* ``resolve`` looks for the job of a launch whose outcome is unknown, one that
+  was answered with a request id alone included.
 * ``cancel`` takes ids only and returns when the backend was told, not when the
   jobs are gone; an id that is gone already is no error.
 * Every method may be called from any thread, blocks no longer than its
@@ -95,7 +96,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """The backend's answer. ``job_id`` is ``None`` while only a request id is known."""
+    """The backend's answer. ``job_id`` is ``None`` while only a request id is known: the job is named later."""
 
     job_id: int | None = None
     request_id: str | None = None

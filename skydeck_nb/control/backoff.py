@@ -26,6 +26,9 @@ NO_RESOURCE: Final = timedelta(minutes=5)
 
 NO_RESOURCE_CAP: Final = timedelta(hours=1)
 
+REJECTED_AGAIN: Final = "Retry"
+"""How an attempt's ``error`` begins when the refused launch may be taken later."""
+
 
 def delay(failures: int, *, base: timedelta = BASE, cap: timedelta = CAP) -> timedelta:
     """``base``, twice that, four times that … ``cap``, after this many failures in a row (0: at once)."""

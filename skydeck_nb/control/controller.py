@@ -30,7 +30,6 @@ from skydeck_nb.control.planning import Evidence, Plan
 from skydeck_nb.control.surroundings import LoopSettings, Surroundings
 from skydeck_nb.events import (
     REQUESTS,
-    AttemptRejected,
     AttemptUnknown,
     CancelRequested,
     CancelSent,
@@ -276,22 +275,8 @@ class Controller:
         if outcome.refused:
             self._commit([observing.not_launched(attempt, "Stopped", now)])
         elif outcome.rejected is not None:
-            again = f"{planning.REJECTED_AGAIN}: " if outcome.rejected.retryable else ""
-            columns = {
-                "state": "REJECTED",
-                "error": f"{again}{outcome.rejected}",
-                "ended_at": micros(now),
-            }
-            self._commit(
-                [
-                    AttemptRejected(
-                        **common,
-                        message=str(outcome.rejected),
-                        retryable=outcome.rejected.retryable,
-                        changes=(Change("attempts", attempt.id, columns),),
-                    )
-                ]
-            )
+            no = outcome.rejected
+            self._commit([observing.rejected(attempt, str(no), now, retryable=no.retryable)])
         elif outcome.launched is not None and outcome.launched.job_id is not None:
             job_id = outcome.launched.job_id
             changes = self._job_changes(attempt, job_id, now)

@@ -15,9 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from skydeck_nb import codec
+from skydeck_nb.control.backoff import REJECTED_AGAIN
 from skydeck_nb.events import (
     AttemptMissed,
     AttemptNotLaunched,
+    AttemptRejected,
     Cell,
     Change,
     Event,
@@ -332,6 +334,8 @@ def resolved(
     common: dict[str, Any] = {"at": now, "experiment_id": attempt.experiment_id, "attempt_id": attempt.id}
     if found.job_id is not None:
         return (JobSubmitted(**common, job_id=found.job_id, found=True, changes=job(found.job_id)),)
+    if found.rejected:
+        return (rejected(attempt, found.rejected, now, retryable=found.retryable),)
     if found.never:
         return (not_launched(attempt, "NeverSent", now),)
     if not found.clean_miss:
@@ -359,5 +363,19 @@ def not_launched(attempt: AttemptRow, reason: str, now: datetime) -> AttemptNotL
         experiment_id=attempt.experiment_id,
         attempt_id=attempt.id,
         reason=reason,
+        changes=(Change("attempts", attempt.id, columns),),
+    )
+
+
+def rejected(attempt: AttemptRow, message: str, now: datetime, *, retryable: bool) -> AttemptRejected:
+    """The backend said no to this attempt, at once or later: it makes no job."""
+    error = f"{REJECTED_AGAIN}: {message}" if retryable else message
+    columns: dict[str, Cell] = {"state": "REJECTED", "error": error, "ended_at": micros(now)}
+    return AttemptRejected(
+        at=now,
+        experiment_id=attempt.experiment_id,
+        attempt_id=attempt.id,
+        message=message,
+        retryable=retryable,
         changes=(Change("attempts", attempt.id, columns),),
     )

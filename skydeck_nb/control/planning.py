@@ -476,17 +476,13 @@ def _after_failure(row: ExperimentRow, jobs: Sequence[JobRow], last: JobRow, now
     )
 
 
-REJECTED_AGAIN: Final = "Retry"
-"""How an attempt's ``error`` begins when the refused launch may be taken later."""
-
-
 def _after_rejection(row: ExperimentRow, attempts: Sequence[AttemptRow], now: datetime) -> Plan | None:
     closed = sorted((a for a in attempts if a.run == row.run and a.ended_at), key=lambda a: (a.created_at, a.id))
     if not closed or closed[-1].state != "REJECTED":
         return None
     last = closed[-1]
     error = last.error or "the backend gave no reason"
-    if not error.startswith(f"{REJECTED_AGAIN}: "):
+    if not error.startswith(f"{backoff.REJECTED_AGAIN}: "):
         return _because(row, "LaunchRejected", state="FAILED", error=error)
     in_a_row = 0
     for attempt in reversed(closed):
@@ -503,7 +499,7 @@ def _after_rejection(row: ExperimentRow, attempts: Sequence[AttemptRow], now: da
             "LaunchRetry",
             state="QUEUED",
             requeue_after=left,
-            error=error.removeprefix(f"{REJECTED_AGAIN}: ").rstrip("."),
+            error=error.removeprefix(f"{backoff.REJECTED_AGAIN}: ").rstrip("."),
             delay=seconds(wait.total_seconds()),
         )
     )

@@ -25,6 +25,7 @@ from skydeck_nb.backends.fake import (
     Outcome,
     Preemption,
     Rejected,
+    RejectedLater,
     Slow,
     VanishedJob,
 )
@@ -314,6 +315,37 @@ def test_a_rejected_launch_says_why_and_whether_later_may_help() -> None:
         world.launch()
     assert (caught.value.retryable, caught.value.reason) == (True, "NoCapacity")
     assert world.backend.truth() == ()
+
+
+def test_a_launch_rejected_later_is_under_way_until_it_fails_for_good() -> None:
+    world = World(RejectedLater(30, retryable=True, message="No H100 was free."))
+    answer = world.launch()
+    assert answer.job_id is None
+    assert answer.request_id
+    waiting = world.resolve(request_id=answer.request_id)
+    assert (waiting.rejected, waiting.never, waiting.clean_miss) == ("", False, False)
+    world.clock.advance(31)
+    failed = world.resolve(request_id=answer.request_id)
+    assert (failed.rejected, failed.retryable, failed.job_id) == ("No H100 was free.", True, None)
+    assert not failed.never
+    assert world.resolve().rejected, "found by its claim as well"
+    assert world.backend.truth() == ()
+
+
+def test_a_partial_look_does_not_prove_that_a_failed_request_made_no_job() -> None:
+    world = World("RejectedLater(0)")
+    world.launch()
+    world.backend.inject("PartialListing", times=1)
+    assert world.resolve().rejected == ""
+    assert world.resolve().rejected
+
+
+def test_a_request_refused_in_time_never_fails() -> None:
+    world = World("RejectedLater(30)")
+    world.launch()
+    world.backend.refuse(order().claim, order().attempt_id, None, deadline=10)
+    world.clock.advance(31)
+    assert world.resolve().never
 
 
 def test_a_failed_listing_raises_and_is_never_empty() -> None:

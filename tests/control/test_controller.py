@@ -88,6 +88,30 @@ def test_a_launch_that_the_server_took_keeps_its_request_and_is_named_later() ->
         assert made.counts["sent"] == 1
 
 
+@pytest.mark.parametrize(
+    ("retryable", "reason", "state"), [(False, "LaunchRejected", "FAILED"), (True, "LaunchRetry", "QUEUED")]
+)
+def test_a_launch_that_fails_on_the_server_is_refused_as_one_that_was_at_once(
+    retryable: bool, reason: str, state: str
+) -> None:
+    with world(1, experiments=1, outcomes={"*": Outcome("RUNNING")}) as made:
+        made.backend.inject(f"RejectedLater(8, retryable={retryable})", times=1)
+        made.round()
+        made.ask("start", 1)
+        made.round()
+        for _ in range(5):
+            made.clock.advance(2)
+            made.round()
+        with made.store.read() as tx:
+            (row,), (attempt,) = tx.experiments(), tx.attempts()
+        assert (attempt.state, row.reason, row.current_state) == ("REJECTED", reason, state)
+        assert "took this launch and then failed it" in row.message
+        made.converge()
+        made.examine_end()
+        assert made.counts["sent"] == 1 + retryable
+        assert len(made.alive()[1]) == retryable
+
+
 def test_who_waits_is_launched_when_another_has_ended() -> None:
     loop = LoopSettings(hot=10.0, discovery=60.0, max_live=1)
     outcomes = {"*": Outcome("SUCCEEDED", after=5)}

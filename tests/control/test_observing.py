@@ -278,6 +278,20 @@ def test_a_launch_that_can_never_happen_is_over_at_once() -> None:
     assert isinstance(event, ev.AttemptNotLaunched)
 
 
+@pytest.mark.parametrize(("retryable", "error"), [(False, "No such image."), (True, "Retry: No such image.")])
+def test_a_request_that_failed_closes_the_attempt_as_refused(retryable: bool, error: str) -> None:
+    (event,) = ends(OPEN, look(timedelta(0), rejected="No such image.", retryable=retryable))
+    assert isinstance(event, ev.AttemptRejected)
+    assert (event.message, event.retryable) == ("No such image.", retryable)
+    (change,) = event.changes
+    assert change.columns == {"state": "REJECTED", "error": error, "ended_at": ev.micros(T)}
+
+
+def test_a_job_that_is_found_counts_more_than_a_request_that_failed() -> None:
+    (event,) = ends(OPEN, look(timedelta(0), job_id=4, rejected="It says it failed."))
+    assert isinstance(event, ev.JobSubmitted)
+
+
 @pytest.mark.parametrize(
     ("misses", "missed", "after", "counted"),
     [

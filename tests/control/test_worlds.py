@@ -27,6 +27,8 @@ FAULTS = [
     "LateDuplicate(90, chance=0.5)",
     "Rejected(retryable=True, chance=0.5)",
     "Rejected(chance=0.3)",
+    "RejectedLater(20, retryable=True, chance=0.5)",
+    "RejectedLater(20, chance=0.3)",
     "FailedListing(chance=0.5)",
     "PartialListing(chance=0.5)",
     "LateListing(45, requests=True, chance=0.5)",

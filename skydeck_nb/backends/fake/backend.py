@@ -144,7 +144,8 @@ class FakeBackend(Controls):
             if late := strikes(kinds.LateRequest, "launch", *names):
                 self._server.arrive_later(order, self.user, late.seconds)
                 raise lost
-            queued = strikes(kinds.QueuedRequest, "launch", *names)
+            fails = strikes(kinds.RejectedLater, "launch", *names)
+            queued = fails or strikes(kinds.QueuedRequest, "launch", *names)
             again = strikes(kinds.LateDuplicate, "launch", *names)
             request = self._server.arrive(
                 order,
@@ -152,6 +153,7 @@ class FakeBackend(Controls):
                 queued=queued.seconds if queued else 0,
                 copies=2 if strikes(kinds.Duplicate, "launch", *names) else 1,
                 again=again.seconds if again else None,
+                fails=fails,
             )
             if strikes(kinds.LostAnswer, "launch", *names):
                 raise lost
@@ -184,7 +186,10 @@ class FakeBackend(Controls):
         boot, self._missed[claim] = self._missed.get(claim), -1
         if queued:
             return Resolution(begun_at=begun_at, message=f"Request {queued[0]} waits on the server.")
-        if requests:
+        failed = next((request.fails for request in requests if request.state == "FAILED"), None)
+        if failed is not None and complete:
+            return Resolution(rejected=failed.message, retryable=failed.retryable, begun_at=begun_at)
+        if requests and failed is None:
             return Resolution(never=True, begun_at=begun_at, message=f"Request {requests[0].id} was cancelled in time.")
         if not readable:
             return Resolution(begun_at=begun_at, message="The server's list of launch requests cannot be read.")

@@ -129,6 +129,16 @@ class Rejected(Fault):
     methods: tuple[str, ...] = field(default=("launch",), kw_only=True)
 
 
+@dataclass(frozen=True, slots=True)
+class RejectedLater(Fault):
+    """The answer holds a request id only, and so much later the request fails on the server."""
+
+    seconds: float = 5.0
+    retryable: bool = False
+    message: str = "The fake server took this launch and then failed it, as it was told to."
+    methods: tuple[str, ...] = field(default=("launch",), kw_only=True)
+
+
 # Of looking.
 
 
@@ -251,8 +261,8 @@ KINDS: dict[str, type[Fault]] = {
     kind.__name__: kind
     for kind in (
         LostAnswer, LostRequest, LateRequest, QueuedRequest, Retried, Duplicate, LateDuplicate, Rejected,
-        FailedListing, PartialListing, LateListing, StaleListing, VanishedJob, UnknownStatus, UnreadableRequests,
-        Unreachable, Slow, SignInExpired, ServerRestart, Preemption, CancelIgnored,
+        RejectedLater, FailedListing, PartialListing, LateListing, StaleListing, VanishedJob, UnknownStatus,
+        UnreadableRequests, Unreachable, Slow, SignInExpired, ServerRestart, Preemption, CancelIgnored,
     )
 }  # fmt: skip
 """Every fault by its name."""

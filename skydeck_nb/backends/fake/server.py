@@ -22,7 +22,7 @@ from itertools import chain
 from typing import Any
 
 from skydeck_nb.backends.base import Order, SeenJob
-from skydeck_nb.backends.fake.faults import Faults, LateListing, Preemption
+from skydeck_nb.backends.fake.faults import Faults, LateListing, Preemption, RejectedLater
 from skydeck_nb.errors import InvalidSetting
 from skydeck_nb.states import TERMINAL, is_alive
 
@@ -82,8 +82,9 @@ class Request:
     id: str
     order: Order
     arrived_at: datetime
-    state: str = "QUEUED"  # then DONE, or CANCELLED
+    state: str = "QUEUED"  # then DONE, FAILED or CANCELLED
     job_ids: tuple[int, ...] = ()
+    fails: RejectedLater | None = None
     listed_at: datetime | None = None
 
 
@@ -194,16 +195,28 @@ class Server:
 
     # Requests.
 
-    def arrive(self, order: Order, user: str, *, queued: float, copies: int, again: float | None) -> Request:
-        """A launch request has arrived: now a job is made, or ``queued`` seconds later."""
+    def arrive(
+        self,
+        order: Order,
+        user: str,
+        *,
+        queued: float = 0,
+        copies: int = 1,
+        again: float | None = None,
+        fails: RejectedLater | None = None,
+    ) -> Request:
+        """A launch request has arrived: now a job is made, or ``queued`` seconds later, or the request fails then."""
         self._request_number += 1
         tag = random.Random(f"{self._seed}:request:{self._request_number}").getrandbits(48)
-        request = Request(f"fake-{self._request_number:04d}-{tag:012x}", order, self.now)
+        request = Request(f"fake-{self._request_number:04d}-{tag:012x}", order, self.now, fails=fails)
         self.requests.setdefault(order.claim, []).append(request)
         boot = self.boots
 
         def execute() -> None:
             if request.state != "QUEUED" or self.boots != boot:
+                return
+            if fails is not None:
+                request.state = "FAILED"
                 return
             late = self._faults.strikes(LateListing, "launch", order.experiment, order.claim)
             request.state = "DONE"
@@ -223,7 +236,7 @@ class Server:
         return chain.from_iterable(self.requests.values())
 
     def _again(self, order: Order, user: str) -> None:
-        self.arrive(order, user, queued=0, copies=1, again=None)
+        self.arrive(order, user)
 
     def arrive_later(self, order: Order, user: str, seconds: float) -> None:
         """A request that is still under way somewhere, and that nobody can call back."""

@@ -380,7 +380,9 @@ class Controller:
         if not self._leading:
             return []
         due = {i for i, when in self._due.items() if when <= now}
-        ids = (self._dirty | due | self._queued) - self._busy.keys()
+        ids = (self._dirty | due) - self._busy.keys()
+        if ids:  # who waits for others is not asked again while nothing has moved
+            ids |= self._queued - self._busy.keys()
         if self.evidence.failed:
             ids &= self._asked
         self._dirty -= ids

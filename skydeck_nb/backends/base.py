@@ -71,10 +71,16 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cadence:
-    """How often the loop looks, in seconds: at live jobs, and for what it does not know of."""
+    """How much of the loop a backend bears.
+
+    ``hot`` and ``discovery`` are the seconds between two looks: at live jobs, and
+    for what it does not know of. ``launches`` is how many launches may be under
+    way at once, ``None`` for any number; those beyond it wait, and are not begun.
+    """
 
     hot: float
     discovery: float
+    launches: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

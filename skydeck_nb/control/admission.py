@@ -6,7 +6,7 @@ brake holds the rest. Refuses to know why a candidate is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -14,11 +14,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """One limit and whom it concerns: the deck (``members is None``), a group or a sweep."""
+    """One limit and whom it concerns: the deck or the server (``members is None``), a group or a sweep."""
 
     name: str
     max_live: int | None = None
     max_gpus: int | None = None
+    max_launches: int | None = None
+    """How many launches may be under way at once."""
     members: frozenset[int] | None = None
 
 
@@ -41,16 +43,22 @@ class Admission:
     """Why some can never be admitted as things are: they hold nobody back."""
 
 
-def admit(candidates: Iterable[Candidate], live: Mapping[int, int], scopes: Sequence[Scope]) -> Admission:
+def admit(
+    candidates: Iterable[Candidate],
+    live: Mapping[int, int],
+    scopes: Sequence[Scope],
+    launching: Collection[int] = (),
+) -> Admission:
     """Who may be launched now, by priority, then age, then id.
 
     ``live`` maps the experiments that hold a job or an unanswered launch to
-    their GPUs. One that does not fit does not hold back smaller ones of other
-    scopes, but keeps its place within each limit that it waits for: nothing
-    behind it may use that limit up.
+    their GPUs, ``launching`` are those whose launch is under way. One that does
+    not fit does not hold back smaller ones of other scopes, but keeps its place
+    within each limit that it waits for: nothing behind it may use that limit up.
     """
     count = [sum(1 for e in live if s.members is None or e in s.members) for s in scopes]
     gpus = [sum(g for e, g in live.items() if s.members is None or e in s.members) for s in scopes]
+    launches = [sum(1 for e in launching if s.members is None or e in s.members) for s in scopes]
     full = [False] * len(scopes)
     admitted: set[int] = set()
     waits: dict[int, str] = {}
@@ -69,6 +77,9 @@ def admit(candidates: Iterable[Candidate], live: Mapping[int, int], scopes: Sequ
                 scope.max_gpus is not None and candidate.gpus and (full[i] or gpus[i] + candidate.gpus > scope.max_gpus)
             ):
                 why = f"{scope.name} uses at most {scope.max_gpus} GPUs at once"
+            elif scope.max_launches is not None and (full[i] or launches[i] >= scope.max_launches):
+                some = "one launch" if scope.max_launches == 1 else f"{scope.max_launches} launches"
+                why = f"{scope.name} takes {some} at once"
             if why:
                 full[i] = True
                 break
@@ -82,6 +93,7 @@ def admit(candidates: Iterable[Candidate], live: Mapping[int, int], scopes: Sequ
         for i in mine:
             count[i] += 1
             gpus[i] += candidate.gpus
+            launches[i] += 1
     return Admission(admitted=frozenset(admitted), waits=waits, hopeless=hopeless)
 
 

@@ -294,10 +294,20 @@ def _unanswered(row: ExperimentRow, attempt: AttemptRow, evidence: Evidence, now
     )
 
 
+def under_way(attempt: AttemptRow, now: datetime) -> bool:
+    """Whether a launch still keeps the server busy, for all one knows: one lost answer does not do so for ever."""
+    if attempt.state == "PREPARED":
+        return True
+    return attempt.open and attempt.misses == 0 and now < _named_before(attempt)
+
+
+def _named_before(attempt: AttemptRow) -> datetime:
+    return (attempt.send_before or attempt.created_at) + NAMED_WITHIN
+
+
 def _accepted(attempt: AttemptRow, now: datetime) -> bool:
     """Whether the server took the launch and may still be about to name its job."""
-    named_before = (attempt.send_before or attempt.created_at) + NAMED_WITHIN
-    return attempt.request_id is not None and attempt.misses == 0 and now < named_before
+    return attempt.request_id is not None and attempt.misses == 0 and now < _named_before(attempt)
 
 
 def _next_look(attempt: AttemptRow, now: datetime) -> timedelta:

@@ -65,7 +65,7 @@ class Surroundings:
                 if not launches(plans[experiment_id]):
                     del candidates[experiment_id]
         queue = [_candidate(row) for row, _, _ in candidates.values()]
-        admitted = admission.admit(queue, self._live(), self._scopes())
+        admitted = admission.admit(queue, self._live(), self._scopes(), self._launching(now))
         for experiment_id, why in admitted.waits.items():
             _, want, seen = candidates[experiment_id]
             plans[experiment_id] = planning.plan(replace(want, waits=why), seen, now)
@@ -138,6 +138,10 @@ class Surroundings:
         ids |= {a.experiment_id for a in self.mirror.attempts.values() if a.open}
         return {i: self.mirror.experiments[i].spec.total_gpus for i in ids if i in self.mirror.experiments}
 
+    def _launching(self, now: datetime) -> set[int]:
+        """Whose launch is under way on the server, for all one knows."""
+        return {a.experiment_id for a in self.mirror.attempts.values() if planning.under_way(a, now)}
+
     def _scopes(self) -> list[admission.Scope]:
         scopes = [
             admission.Scope(name="this deck", max_live=self.settings.max_live),
@@ -157,6 +161,7 @@ class Surroundings:
             if group.max_live is not None:
                 inside = frozenset(self.mirror.members.get(group.id, {}))
                 scopes.append(admission.Scope(name=f"group {group.name}", max_live=group.max_live, members=inside))
+        scopes.append(admission.Scope(name="the server", max_launches=self.backend.cadence.launches))
         return scopes
 
     def _ended(self, row: ExperimentRow, plan: Plan | None) -> admission.Ended | None:

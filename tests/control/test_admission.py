@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,23 @@ def test_what_is_alive_counts() -> None:
     admission = admit([candidate(1)], {7: 0, 8: 0}, [Scope(name="this deck", max_live=2)])
     assert admission.admitted == set()
     assert admission.waits == {1: "this deck runs 2 at once"}
+
+
+@pytest.mark.parametrize(("most", "said"), [(3, "3 launches"), (1, "one launch")])
+def test_launches_under_way_count_against_what_the_server_takes(most: int, said: str) -> None:
+    server = [Scope(name="the server", max_launches=most)]
+    queue = [candidate(i, age=9 - i) for i in range(1, 5)]
+    admission = admit(queue, dict.fromkeys(range(50, 60), 0), server, launching={50})
+    assert admission.admitted == set(range(1, most))
+    assert admission.waits == dict.fromkeys(range(most, 5), f"the server takes {said} at once")
+
+
+def test_who_waits_for_another_limit_takes_no_launch_from_those_behind_it() -> None:
+    scopes = [Scope(name="sweep a", max_live=1, members=frozenset({1, 2})), Scope(name="the server", max_launches=1)]
+    queue = [candidate(1, age=9), candidate(2, age=5), candidate(3)]
+    admission = admit(queue, {2: 0}, scopes)
+    assert admission.admitted == {3}
+    assert admission.waits == {1: "sweep a runs 1 at once", 2: "sweep a runs 1 at once"}
 
 
 def test_gpus_are_counted_over_all_nodes_that_run() -> None:

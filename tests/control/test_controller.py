@@ -112,6 +112,44 @@ def test_a_launch_that_fails_on_the_server_is_refused_as_one_that_was_at_once(
         assert len(made.alive()[1]) == retryable
 
 
+def test_no_more_launches_are_under_way_than_the_server_takes_and_a_closed_one_wakes_the_next() -> None:
+    with world(1, experiments=20, launches=3, outcomes={"*": Outcome("RUNNING")}) as made:
+        made.backend.inject("QueuedRequest(30)")
+        made.round()
+        made.start_all()
+        made.round()
+        with made.store.read() as tx:
+            rows, attempts = tx.experiments(), tx.attempts()
+        assert len(attempts) == 3
+        assert sum(row.message.endswith("waits: the server takes 3 launches at once.") for row in rows) == 17
+        most = 0
+        for _ in range(130):
+            made.clock.advance(2)
+            made.round()
+            with made.store.read() as tx:
+                most = max(most, len(tx.attempts(open=True)))
+        assert most == 3
+        assert made.counts["sent"] == 20
+        made.converge()
+        made.examine_end()
+
+
+def test_one_lost_answer_does_not_stop_a_server_that_takes_one_launch_at_once() -> None:
+    with world(1, experiments=2, launches=1, outcomes={"*": Outcome("RUNNING")}) as made:
+        made.backend.inject("LostRequest", times=1)
+        made.backend.inject("UnreadableRequests")
+        made.round()
+        made.ask("start", 1)
+        made.round()
+        made.ask("start", 2)
+        made.pass_time(290)
+        assert made.counts["sent"] == 1
+        made.pass_time(90)
+        assert made.counts["sent"] == 2
+        with made.store.read() as tx:
+            assert [row.reason for row in tx.experiments()] == ["LaunchUnknown", "Running"]
+
+
 def test_who_waits_is_launched_when_another_has_ended() -> None:
     loop = LoopSettings(hot=10.0, discovery=60.0, max_live=1)
     outcomes = {"*": Outcome("SUCCEEDED", after=5)}

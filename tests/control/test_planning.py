@@ -17,7 +17,9 @@ from skydeck_nb.control.planning import (
     Keep,
     Launch,
     Resolve,
+    under_way,
 )
+from skydeck_nb.models import AttemptRow
 from tests.control.rows import SEEN, T, ago, attempt, experiment, failed, job, planned
 
 LAUNCH = (Launch(run=1, generation=1),)
@@ -860,6 +862,24 @@ def test_a_launch_that_was_taken_is_said_with_its_request() -> None:
     plan = planned(experiment(), attempts=(attempt(request_id="r-1"),))
     assert plan.message == "The server has taken the launch of exp (request r-1) and names its job soon."
     assert not plan.attention
+
+
+UNDER_WAY = [
+    ("prepared, however long it takes", attempt(state="PREPARED", created_at=ago(900)), True),
+    ("being sent", attempt(state="SENDING", send_before=T + timedelta(seconds=40)), True),
+    ("taken", attempt(request_id="r-1"), True),
+    ("its answer lost just now", attempt(send_before=ago(299)), True),
+    ("its answer lost long ago", attempt(send_before=ago(300)), False),
+    ("its sender hangs", attempt(state="SENDING", send_before=ago(300)), False),
+    ("missed once", attempt(misses=1, missed_at=ago(5)), False),
+    ("answered", attempt(state="SUBMITTED"), False),
+    ("refused", attempt(state="REJECTED"), False),
+]
+
+
+@pytest.mark.parametrize(("tried", "busy"), [row[1:] for row in UNDER_WAY], ids=[row[0] for row in UNDER_WAY])
+def test_a_launch_keeps_the_server_busy(tried: AttemptRow, busy: bool) -> None:
+    assert under_way(tried, T) == busy
 
 
 def test_twins_beside_an_older_run_are_cancelled_at_first_sight() -> None:

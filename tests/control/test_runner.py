@@ -15,7 +15,7 @@ import pytest
 
 from skydeck_nb import codec
 from skydeck_nb import events as ev
-from skydeck_nb.backends.base import Backend
+from skydeck_nb.backends.base import Backend, Cadence
 from skydeck_nb.backends.fake import FakeBackend, Outcome
 from skydeck_nb.backends.local import LocalBackend
 from skydeck_nb.control import requesting
@@ -136,6 +136,42 @@ def test_a_stop_while_the_launch_is_under_way_leaves_nothing_alive(store: Store,
     loop.runner.wake()
     loop.until(all_in("STOPPED"))
     assert [j for j in backend.truth() if j.status not in ("CANCELLED", "SUCCEEDED")] == []
+
+
+def test_what_waits_for_the_server_to_take_it_is_stopped_at_once_and_never_sent(
+    store: Store, loops: list[Loop]
+) -> None:
+    declare(store, 20, SPEC)
+    cadence = Cadence(hot=0.05, discovery=0.2, launches=3)
+    backend = FakeBackend(faults=["Slow(0.5, methods=('launch',), where='request')"], cadence=cadence)
+    loop = Loop(store, backend)
+    loops.append(loop)
+    everyone = list(range(1, 21))
+    ask(store, requesting.start, everyone)
+    loop.runner.wake()
+    loop.until(lambda m: len(m.attempts) == 3 and sum(e.reason == "Queued" for e in m.experiments.values()) == 17)
+    ask(store, requesting.stop, everyone)
+    loop.runner.wake()
+    loop.until(all_in("STOPPED"))
+    assert backend.truth() == ()
+    assert len(loop.runner.view(lambda m: list(m.attempts))) == 3
+
+
+def test_slow_answers_hold_the_next_launches_back_and_all_run_in_the_end(store: Store, loops: list[Loop]) -> None:
+    declare(store, 20, SPEC)
+    cadence = Cadence(hot=0.05, discovery=0.2, launches=3)
+    backend = FakeBackend(faults=["Slow(0.05, methods=('launch',))"], cadence=cadence, outcomes={"*": "RUNNING"})
+    loop = Loop(store, backend)
+    loops.append(loop)
+    open_at_once: list[int] = []
+    loop.runner.subscribe(
+        lambda _: open_at_once.append(loop.runner.view(lambda m: sum(a.open for a in m.attempts.values())))
+    )
+    ask(store, requesting.start, list(range(1, 21)))
+    loop.runner.wake()
+    loop.until(all_in("RUNNING"))
+    assert max(open_at_once) == 3
+    assert len(backend.truth()) == 20
 
 
 def test_a_failing_server_is_said_and_survived(store: Store, loops: list[Loop]) -> None:

@@ -76,6 +76,7 @@ LIMITS = st.fixed_dictionaries(
         "group_live": st.sampled_from([None, None, 1]),
         "max_hours": st.sampled_from([None, None, 0.005]),
         "enforces": st.booleans(),
+        "launches": st.sampled_from([None, None, 1, 2]),
         "failing": st.sampled_from([False, False, False, True]),
     }
 )

@@ -20,9 +20,9 @@ from unittest import mock
 
 from skydeck_nb import codec
 from skydeck_nb import events as ev
-from skydeck_nb.backends.base import Gate, Launched, Listing, Order, Query, Resolution
+from skydeck_nb.backends.base import Cadence, Gate, Launched, Listing, Order, Query, Resolution
 from skydeck_nb.backends.fake import FakeBackend, FakeClock
-from skydeck_nb.control import calls, requesting
+from skydeck_nb.control import calls, planning, requesting
 from skydeck_nb.control.calls import Call, Lost, Observe, Outcome, perform
 from skydeck_nb.control.controller import Controller
 from skydeck_nb.control.surroundings import LoopSettings
@@ -185,12 +185,14 @@ class World:
         group_live: int | None = None,
         max_hours: float | None = None,
         enforces: bool = True,
+        launches: int | None = None,
         **backend: Any,
     ) -> None:
         self.seed, self.experiments = seed, experiments
         self.clock = FakeClock()
         self.settings = settings or LoopSettings(hot=10.0, discovery=60.0)
-        self.backend = FakeBackend(seed=seed, clock=self.clock, **backend)
+        cadence = Cadence(hot=0.02, discovery=0.1, launches=launches)
+        self.backend = FakeBackend(seed=seed, clock=self.clock, cadence=cadence, **backend)
         path.write_bytes(blank())
         self.store = Store.open(path, now=self.clock)
         self.foreign: set[int] = set()
@@ -513,6 +515,9 @@ class World:
             for most, members in scopes:
                 if most is not None and launched & members:
                     assert len(live & members) <= most, f"{len(live & members)} of at most {most}: {self.story()}"
+            most = self.backend.cadence.launches
+            busy = [a.claim for a in mirror.attempts.values() if planning.under_way(a, self.clock())]
+            assert most is None or len(busy) <= most, f"{busy} of at most {most} launches: {self.story()}"
             for job in mirror.jobs.values():
                 if job.experiment_id is None and job.alive and job.mine:
                     names = {mirror.experiments[i].name for i in launched}

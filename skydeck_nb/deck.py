@@ -352,7 +352,13 @@ class Deck:
         return self._tables.experiments(ids, flags=flags, metrics=metrics, deleted=deleted)
 
     def jobs(self, sel: Selection = None, live: bool | None = None, all_users: bool = False) -> pd.DataFrame:
-        """One row a job."""
+        """One row a job; with ``all_users=True`` also the live ones of everybody else.
+
+        The first call asks for those and shows what is known already: :meth:`refresh` waits for them. They are
+        looked for while this is called where the deck is led, and for ten minutes more, and hidden then.
+        """
+        if all_users:
+            self._loop.runner.ask_for_everyone()
         return self._tables.jobs(self._lookup.ids(sel), live=live, all_users=all_users)
 
     def metrics(self, sel: Selection = None, keys: str | Sequence[str] | None = None) -> pd.DataFrame:
@@ -390,7 +396,9 @@ class Deck:
         return self._tables.clusters()
 
     def orphans(self, all_users: bool = False) -> pd.DataFrame:
-        """One row a job that carries no claim of this deck."""
+        """One row a job that carries no claim of this deck; ``all_users`` as in :meth:`jobs`."""
+        if all_users:
+            self._loop.runner.ask_for_everyone()
         return self._tables.orphans(all_users=all_users)
 
     def attempts(self, sel: Selection = None) -> pd.DataFrame:

@@ -17,13 +17,15 @@ class Query:
 
     ``job_ids``: these jobs, whatever became of them. ``claims``: the names of
     unanswered launches. ``discovery``: besides, every job that carries this
-    deck's claim, alive or not, and orphans of the own user.
+    deck's claim, alive or not, and orphans of the own user. ``everyone``: with a
+    discovery, the live jobs of all other users as well, to be shown only.
     """
 
     deck_id: str
     job_ids: frozenset[int] = frozenset()
     claims: frozenset[str] = frozenset()
     discovery: bool = False
+    everyone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,11 @@ class JobRow:
         """Whether it may still use a machine: also when lost, until a person says :meth:`Deck.forget`."""
         return not self.forgotten and is_alive(self.status)
 
+    @property
+    def watched(self) -> bool:
+        """Whether the loop looks after it. A job of another user is only shown, unless a person named it."""
+        return self.experiment_id is not None or self.mine or self.cancel_asked
+
 
 AttemptState = Literal["PREPARED", "SENDING", "UNKNOWN", "SUBMITTED", "REJECTED", "NOT_LAUNCHED"]
 OPEN_ATTEMPT = frozenset({"PREPARED", "SENDING", "UNKNOWN"})

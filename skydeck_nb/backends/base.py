@@ -8,7 +8,8 @@ The contract, which ``tests/backends/contract.py`` holds every backend to:
 
 * ``observe`` answers a query or raises :class:`~skydeck_nb.errors.BackendError`.
   An empty listing is an answer; a failure is never an empty listing. A listing
-  that may lack rows says ``complete=False``.
+  that may lack rows says ``complete=False``. Jobs of other users come only to a
+  query that asks for ``everyone``, by its ids or by its claims, with ``mine=False``.
 * ``launch`` prepares first (renders, packs, uploads), for which its deadline
   leaves ten minutes, and then calls ``gate()`` before each write of the
   request. The first ``gate()`` commits the permission to send, which lasts a

@@ -159,19 +159,25 @@ class Controller:
         """The look that is due, if one is and none is under way."""
         if not self._leading or self.looks.waits(now):
             return None
-        live = frozenset(j.id for j in self.mirror.jobs.values() if j.alive)
+        live = frozenset(j.id for j in self.mirror.jobs.values() if j.alive and j.watched)
         claims = frozenset(a.claim for a in self.mirror.attempts.values() if a.open and a.state != "PREPARED")
         due, discovery = self.looks.due(now, bool(live or claims))
         if not due:
             return None
-        query = Query(deck_id=self.store.deck_id, job_ids=live, claims=claims, discovery=discovery)
+        query = Query(
+            deck_id=self.store.deck_id,
+            job_ids=live,
+            claims=claims,
+            discovery=discovery,
+            everyone=discovery and self.looks.everyone(now),
+        )
         return calls.Observe(query=query, term=self.evidence.term, number=self.looks.begin())
 
     def next_look(self) -> datetime | None:
         """When the next look is due; ``None``: at once."""
         if self._alive_as_of != self.mirror.sequence:
             jobs, attempts = self.mirror.jobs.values(), self.mirror.attempts.values()
-            self._something_alive = any(j.alive for j in jobs) or any(a.open for a in attempts)
+            self._something_alive = any(j.alive and j.watched for j in jobs) or any(a.open for a in attempts)
             self._alive_as_of = self.mirror.sequence
         return self.looks.next(self._something_alive)
 

@@ -22,6 +22,9 @@ TROUBLE: Final = timedelta(seconds=60)
 AT_ONCE: Final = timedelta(seconds=0.05)
 """Pause after a look before one that was asked for: many answers at once make one look."""
 
+EVERYONE: Final = timedelta(minutes=10)
+"""How long discoveries bring everybody's jobs after somebody wanted to see them: they may be thousands."""
+
 
 class Looks:
     """The timetable of one leader. ``hot`` and ``discovery`` are seconds between looks while nothing presses."""
@@ -35,6 +38,7 @@ class Looks:
         self._next_discovery: datetime | None = None
         self._not_before: datetime | None = None
         self._asked = False
+        self._everyone_until: datetime | None = None
         self.under_way = False
         self.begun = 0
         """How many looks this process began."""
@@ -48,6 +52,16 @@ class Looks:
     def ask(self) -> None:
         """Have a discovery now, or right after the look that is under way."""
         self._asked = True
+
+    def ask_for_everyone(self, now: datetime) -> None:
+        """Have discoveries bring everybody's jobs for a while; the first to ask has one now."""
+        if not self.everyone(now):
+            self.ask()
+        self._everyone_until = now + EVERYONE
+
+    def everyone(self, now: datetime) -> bool:
+        """Whether somebody wants to see everybody's jobs."""
+        return self._everyone_until is not None and now < self._everyone_until
 
     def soon(self, now: datetime) -> None:
         """Something was changed on the backend: see what became of it, as soon as its speed allows."""

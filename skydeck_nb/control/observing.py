@@ -84,7 +84,7 @@ def facts(known: Known, listing: Listing, now: datetime) -> Facts:
         row = known.jobs.get(job.id)
         if row is None:
             shown.add(job.id)
-            events += _first_sight(known, job, now)
+            events += _first_sight(known, job, now, everyone=listing.query.everyone)
         elif _same(row, job):
             shown.add(job.id)
             if listing.begun_at >= row.changed_at:
@@ -112,12 +112,12 @@ def _same(row: JobRow, job: SeenJob) -> bool:
     return job.metadata.get("attempt_id") == row.attempt_id or job.name == row.name
 
 
-def _first_sight(known: Known, job: SeenJob, now: datetime) -> list[Event]:
+def _first_sight(known: Known, job: SeenJob, now: datetime, *, everyone: bool) -> list[Event]:
     attempt = known.attempts.get(job.name)
     claimed = job.metadata if job.metadata.get("deck_id") == known.deck_id else {}
     experiment_id = _int(claimed.get("experiment_id")) or (attempt.experiment_id if attempt else None)
     if (attempt is None and not claimed) or experiment_id not in known.experiments:
-        if job.status in TERMINAL or not job.mine:
+        if job.status in TERMINAL or not (job.mine or everyone):
             return []
         orphan = codec.insert(_row(job, now))
         return [OrphanSeen(at=now, job_id=job.id, name=job.name, status=job.status, changes=(orphan,))]
@@ -242,7 +242,7 @@ def _changes(row: JobRow, job: SeenJob, now: datetime) -> list[Event]:
 
     extra: list[Event] = []
     common: dict[str, Any] = {"at": now, "experiment_id": row.experiment_id, "job_id": row.id}
-    if back:
+    if back and row.experiment_id is not None:
         extra.append(JobFound(**common, status=job.status))
     if {"infra", "cluster_name", "accelerators"} & changed.keys() and job.status not in _UNPLACED:
         extra.append(
@@ -309,7 +309,7 @@ def _died(row: JobRow, now: datetime) -> JobFinished:
 
 
 def _gone(row: JobRow, now: datetime) -> JobStateChanged:
-    """An orphan that is not listed any more: it was never ours to judge, so it is only hidden."""
+    """An orphan that is not listed any more, or nobody asks for: it was never ours to judge, so it is only hidden."""
     return JobStateChanged(
         at=now,
         job_id=row.id,

@@ -192,6 +192,12 @@ class Runner:
         with self._lock:
             return self._controller.preview(rows, self._now())
 
+    def ask_for_everyone(self) -> None:
+        """Have the next discoveries bring everybody's jobs, the first of them now. Waits for nothing."""
+        with self._lock:
+            self._controller.looks.ask_for_everyone(self._now())
+        self._poke()
+
     def refresh(self, timeout: float = 30.0) -> None:
         """Look at the backend now and wait for it. Raises :class:`BackendUnavailable` when the look failed."""
         self._require_lead("look")

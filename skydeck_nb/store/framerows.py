@@ -88,7 +88,7 @@ class FrameRows(Leases):
     def job_cells(self, experiment_ids: Ids = None, *, live: bool | None = None, all_users: bool = False) -> Cells:
         """``frames.JOB_COLUMNS``: the jobs of experiments, and with ``all_users`` everybody's that was seen."""
         alive = "" if live is None else _alive("j") if live else f"NOT ({_alive('j')})"
-        ours = "" if all_users else "j.experiment_id IS NOT NULL"
+        ours = "(j.experiment_id IS NOT NULL OR j.forgotten = 0)" if all_users else "j.experiment_id IS NOT NULL"
         where, params = _where(_among("j.experiment_id", experiment_ids), _said(alive, ours))
         return self._all(
             "SELECT j.id, e.name, j.attempt_id, j.run, j.status, j.started_at, j.ended_at, j.exit_code, j.recoveries, "
@@ -99,8 +99,8 @@ class FrameRows(Leases):
         )
 
     def orphan_cells(self, *, all_users: bool = False) -> Cells:
-        """``frames.ORPHAN_COLUMNS``: jobs that carry no claim of this deck."""
-        where, params = _where(_said("experiment_id IS NULL", "" if all_users else "mine = 1"))
+        """``frames.ORPHAN_COLUMNS``: jobs that carry no claim of this deck, and were there at the last look."""
+        where, params = _where(_said("experiment_id IS NULL AND forgotten = 0", "" if all_users else "mine = 1"))
         return self._all(
             "SELECT id, name, status, submitted_at, started_at, ended_at, infra, nodes, gpus, accelerators, command, "
             f"user, mine, workspace, url, ({ALIVE_SQL}), lost OR forgotten FROM jobs{where} ORDER BY id",
@@ -112,7 +112,8 @@ class FrameRows(Leases):
         return self._all(
             "SELECT j.cluster_name, e.name, j.id, j.status, j.infra, j.nodes, j.gpus, j.accelerators, j.started_at, "
             "j.user, 1, j.lost FROM jobs j LEFT JOIN experiments e ON e.id = j.experiment_id "
-            f"WHERE ({_alive('j')}) AND j.cluster_name IS NOT NULL ORDER BY j.cluster_name, j.id"
+            f"WHERE ({_alive('j')}) AND j.cluster_name IS NOT NULL AND (j.experiment_id IS NOT NULL OR j.mine = 1) "
+            "ORDER BY j.cluster_name, j.id"
         )
 
     def attempt_cells(self, experiment_ids: Ids = None) -> Cells:

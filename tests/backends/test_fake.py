@@ -348,6 +348,17 @@ def test_a_request_refused_in_time_never_fails() -> None:
     assert world.resolve().never
 
 
+def test_everyone_are_the_live_jobs_of_other_users_besides() -> None:
+    world = World()
+    mine = world.backend.add_foreign_job("mine")
+    theirs = world.backend.add_foreign_job("theirs", user="zoe")
+    world.backend.add_foreign_job("over", user="zoe", status="FAILED")
+    plain = world.backend.observe(Query(deck_id=DECK, discovery=True), deadline=10)
+    assert [job.id for job in plain.jobs] == [mine]
+    everyone = world.backend.observe(Query(deck_id=DECK, discovery=True, everyone=True), deadline=10)
+    assert [(job.id, job.mine, job.user) for job in everyone.jobs] == [(mine, True, "you"), (theirs, False, "zoe")]
+
+
 def test_a_failed_listing_raises_and_is_never_empty() -> None:
     world = World()
     world.launch()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from skydeck_nb.control.looks import STRETCH, TROUBLE, Looks
+from skydeck_nb.control.looks import EVERYONE, STRETCH, TROUBLE, Looks
 from tests.control.rows import T
 
 
@@ -84,3 +84,23 @@ def test_one_who_asks_during_a_look_gets_another_one(looks: Looks) -> None:
     assert looks.due(later(1), False) == (True, True)
     look(looks, 2)
     assert looks.due(later(3), False) == (False, False)
+
+
+def test_who_asks_for_everyone_has_a_look_now_and_later_ones_bring_everyone_too(looks: Looks) -> None:
+    look(looks, 0)
+    assert not looks.everyone(later(1))
+    looks.ask_for_everyone(later(1))
+    assert looks.due(later(1), False) == (True, True)
+    look(looks, 2)
+    assert looks.everyone(later(2))
+    end = 1 + EVERYONE.total_seconds()
+    assert looks.everyone(later(end - 0.1))
+    assert not looks.everyone(later(end))
+
+
+def test_asking_for_everyone_again_and_again_makes_no_look_more(looks: Looks) -> None:
+    looks.ask_for_everyone(later(0))
+    look(looks, 1)
+    looks.ask_for_everyone(later(2))
+    assert looks.due(later(3), False) == (False, False)
+    assert looks.everyone(later(1 + EVERYONE.total_seconds()))

@@ -46,7 +46,12 @@ def seen(id: int = 1, status: str = "RUNNING", **said: Any) -> SeenJob:
 
 
 def listing(*jobs: SeenJob, begun_at: datetime = T, ids: tuple[int, ...] = (1,), **how: Any) -> Listing:
-    query = Query(deck_id="abcdef", job_ids=frozenset(ids), discovery=how.pop("discovery", True))
+    query = Query(
+        deck_id="abcdef",
+        job_ids=frozenset(ids),
+        discovery=how.pop("discovery", True),
+        everyone=how.pop("everyone", False),
+    )
     return Listing(query=query, begun_at=begun_at, jobs=jobs, **how)
 
 
@@ -221,6 +226,35 @@ def test_a_job_of_another_deck_is_an_orphan_of_ours() -> None:
 def test_an_orphan_of_another_user_or_one_that_has_ended_is_no_news() -> None:
     assert facts(known(), listing(seen(5, name="x", mine=False)), T).events == ()
     assert facts(known(), listing(seen(5, name="x", status="FAILED")), T).events == ()
+
+
+OTHERS: dict[str, Any] = {"name": "theirs", "mine": False, "user": "somebody"}
+THEIRS = job(5, experiment_id=None, attempt_id=None, **OTHERS)
+
+
+def test_a_live_job_of_another_user_is_shown_to_who_asked_for_everyone() -> None:
+    found = facts(known(), listing(seen(5, **OTHERS), everyone=True), T)
+    assert kinds(found) == ["JobSeen"]
+    assert (columns(found)["experiment_id"], columns(found)["mine"], columns(found)["user"]) == (None, 0, "somebody")
+    assert facts(known(), listing(seen(5, "FAILED", **OTHERS), everyone=True), T).events == ()
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+def test_a_job_of_another_user_is_hidden_when_it_is_gone_or_nobody_asks(everyone: bool) -> None:
+    found = facts(known(THEIRS), listing(everyone=everyone), T)
+    assert kinds(found) == ["JobStateChanged"]
+    assert columns(found) == {"forgotten": 1}
+
+
+def test_a_look_that_does_not_cover_a_job_of_another_user_hides_nothing() -> None:
+    assert facts(known(THEIRS), listing(discovery=False), T).events == ()
+    assert facts(known(THEIRS), listing(everyone=True, complete=False), T).events == ()
+
+
+def test_a_job_of_another_user_that_was_hidden_is_shown_again_and_is_no_find() -> None:
+    found = facts(known(replace(THEIRS, forgotten=True)), listing(seen(5, **OTHERS), everyone=True), T)
+    assert kinds(found) == ["JobStateChanged"]
+    assert columns(found) == {"lost": 0, "forgotten": 0}
 
 
 def test_an_orphan_that_is_gone_is_hidden_and_not_judged() -> None:

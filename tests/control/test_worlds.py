@@ -61,7 +61,7 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from(["kill", "overtaken"]), AFTER, NUMBERS),
     st.tuples(st.sampled_from(["kill", "overtaken"]), AFTER, NUMBERS),
     st.tuples(st.just("time"), st.sampled_from([1.0, 30.0, 130.0])),
-    st.tuples(st.sampled_from(["heal", "lost", "freeze", "round", "hold", "sign in", "release"])),
+    st.tuples(st.sampled_from(["heal", "lost", "freeze", "round", "hold", "sign in", "release", "everyone"])),
     st.tuples(st.sampled_from(["somebody", "mine", "change", "adopt"]), NUMBERS),
     st.tuples(st.sampled_from(["outside", "cancel", "forget"]), NTH),
 )
@@ -140,6 +140,8 @@ def play(made: World, history: list[tuple[Any, ...]]) -> None:
                 made.backend.sign_in()
             case ("release",):
                 made.release()
+            case ("everyone",):
+                made.everyone()
             case ("somebody", number):
                 made.somebody_else(number)
             case ("mine", number):

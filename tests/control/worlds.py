@@ -347,6 +347,13 @@ class World:
         """A job of another user, with the very name of an experiment."""
         self.foreign.add(self.backend.add_foreign_job(f"e{number}", user="somebody"))
 
+    def everyone(self) -> None:
+        """A person wants to see everybody's jobs."""
+        assert self.leader is not None
+        self.leader.controller.looks.ask_for_everyone(self.clock())
+        self.round()
+        self.counts["word everyone"] += 1
+
     # -- leaders ------------------------------------------------------------------------
 
     def take_over(self) -> None:
@@ -602,7 +609,9 @@ class World:
         self.examine_fold()
         known = {j.id for j in jobs}
         assert all(i in known for ids in alive.values() for i in ids), "a live job is not known"
-        assert not self.foreign & known, "another user's job has a row"
+        assert not [j for j in jobs if j.id in self.foreign and (j.experiment_id or j.lost or j.cancel_sent_at)]
+        shown = {j.id for j in jobs if j.id in self.foreign and not j.forgotten}
+        assert not shown or leader.controller.looks.everyone(now), "another user's job is shown to nobody"
         for job in self.backend.truth():
             if job.id in self.foreign or job.id in self.unclaimed - set(self.adopted) - self.named:
                 assert job.status == "RUNNING", f"job {job.id} is nobody's here, and was touched"

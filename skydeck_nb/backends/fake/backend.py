@@ -331,6 +331,9 @@ class FakeBackend(Controls):
         meant |= {job.seen.id for claim in query.claims for job in self._server.named.get(claim, ())}
         if query.discovery:
             meant |= {job.seen.id for job in jobs.values() if self._discovered(job, query.deck_id)}
+        if query.discovery and query.everyone:
+            others = (job.seen for job in jobs.values() if job.seen.user != self.user)
+            meant |= {seen.id for seen in others if is_alive(seen.status)}
         return [jobs[job_id] for job_id in sorted(meant)]
 
     def _discovered(self, job: Job, deck_id: str) -> bool:

@@ -253,7 +253,7 @@ class Echo(FakeBackend):
 
 SAID: Final = (
     "id name status reason submitted_at started_at ended_at exit_code recoveries infra cluster_name nodes gpus "
-    "accelerators command user workspace url"
+    "accelerators command user workspace url hourly_cost"
 ).split()
 
 

@@ -59,6 +59,9 @@ class SeenJob:
     """Whether it belongs to the user who looks."""
     workspace: str | None = None
     url: str | None = None
+    hourly_cost: float | None = None
+    """US dollars an hour for the whole job, all nodes, by the backend's catalogue: finite, 0 or more, and the same
+    at each look while it runs on the same machines. ``None``: no price is known for where it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

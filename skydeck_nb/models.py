@@ -138,6 +138,9 @@ class JobRow:
     mine: bool = True
     workspace: str | None = None
     url: str | None = None
+    hourly_cost: float | None = None
+    """US dollars an hour for the whole job, all nodes, as last listed: an estimate. ``None``: no price is known."""
+
     adopted: bool = False
     lost: bool = False
     forgotten: bool = False
@@ -207,6 +210,10 @@ class SweepRow:
     name: str
     definition: Mapping[str, Any]
     max_live: int | None = None
+    max_gpu_hours: float | None = None
+    max_cost: float | None = None
+    """The budgets of the whole sweep: over every job that any of its experiments ever had."""
+
     brake: Brake = "ARMED"
     brake_message: str = ""
     created_at: datetime

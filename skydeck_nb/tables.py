@@ -89,7 +89,8 @@ class Tables:
         return self._desk.read(lambda tx: frames.groups(tx.group_cells()))
 
     def sweeps(self) -> pd.DataFrame:
-        return self._desk.read(lambda tx: frames.sweeps(tx.sweep_cells()))
+        now = micros(utcnow())
+        return self._desk.read(lambda tx: frames.sweeps(tx.sweep_cells(now)))
 
     def diff(self, ids: Sequence[int]) -> pd.DataFrame:
         def read(tx: Transaction) -> pd.DataFrame:

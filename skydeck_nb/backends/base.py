@@ -124,6 +124,8 @@ class Backend(Protocol):
     """Where jobs run."""
 
     kind: str
+    prices: bool
+    """Whether it lists what some jobs cost (``SeenJob.hourly_cost``): without, no budget in dollars can be held."""
 
     @property
     def identity(self) -> Identity: ...

@@ -95,7 +95,8 @@ def experiments(tx: Transaction, rows: Sequence[ExperimentRow], now: datetime) -
 
 def _of_jobs(cells: Sequence[Any] | None, now: datetime) -> dict[str, Any]:
     """What an experiment's jobs add up to; the last or present one's times."""
-    _, jobs, launched, recoveries, gpu_us, alive, started, ended = cells or (0, 0, 0, 0, None, 0, None, None)
+    nothing = (0, 0, 0, 0, None, 0, None, None, None)
+    _, jobs, launched, recoveries, gpu_us, alive, started, ended, cost_us = cells or nothing
     start = moment(started) if started is not None else None
     end = moment(ended) if ended is not None else None
     until = now if alive and end is None else end
@@ -107,6 +108,7 @@ def _of_jobs(cells: Sequence[Any] | None, now: datetime) -> dict[str, Any]:
         "ended_at": end,
         "runtime": max(until - start, timedelta()) if start and until else None,
         "gpu_hours": gpu_us / 3.6e9 if gpu_us is not None else None if jobs else 0.0,
+        "cost": cost_us / 3.6e9 if cost_us is not None else None if jobs else 0.0,
     }
 
 

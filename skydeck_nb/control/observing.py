@@ -36,7 +36,7 @@ from skydeck_nb.events import (
 )
 from skydeck_nb.events import JobSeen as OrphanSeen
 from skydeck_nb.listing import Listing, Resolution, SeenJob
-from skydeck_nb.models import AttemptRow, ExperimentRow, JobRow
+from skydeck_nb.models import AttemptRow, ExperimentRow, JobRow, Spec
 from skydeck_nb.states import TERMINAL
 
 ABSENCES: Final = 2
@@ -116,13 +116,14 @@ def _first_sight(known: Known, job: SeenJob, now: datetime, *, everyone: bool) -
     attempt = known.attempts.get(job.name)
     claimed = job.metadata if job.metadata.get("deck_id") == known.deck_id else {}
     experiment_id = _int(claimed.get("experiment_id")) or (attempt.experiment_id if attempt else None)
-    if (attempt is None and not claimed) or experiment_id not in known.experiments:
+    owner = known.experiments.get(experiment_id) if experiment_id is not None else None
+    if (attempt is None and not claimed) or owner is None:
         if job.status in TERMINAL or not (job.mine or everyone):
             return []
         orphan = codec.insert(_row(job, now))
         return [OrphanSeen(at=now, job_id=job.id, name=job.name, status=job.status, changes=(orphan,))]
     row = _row(
-        job,
+        _as_asked(job, owner.spec),
         now,
         experiment_id=experiment_id,
         attempt_id=claimed.get("attempt_id") or (attempt.id if attempt else None),
@@ -145,6 +146,16 @@ def _first_sight(known: Known, job: SeenJob, now: datetime, *, everyone: bool) -
     if job.status in TERMINAL:
         events.append(_finished(job, experiment_id, now))
     return events
+
+
+def _as_asked(job: SeenJob, spec: Spec) -> SeenJob:
+    """What the backend leaves unsaid of its machines is as it was asked for."""
+    return replace(
+        job,
+        nodes=spec.nodes if job.nodes is None else job.nodes,
+        gpus=spec.gpus if job.gpus is None else job.gpus,
+        accelerators=spec.accelerators if job.accelerators is None else job.accelerators,
+    )
 
 
 def launched(attempt: AttemptRow, job_id: int, experiment: ExperimentRow, now: datetime) -> JobRow:
@@ -193,6 +204,7 @@ _PLAIN: Final = (
     "user",
     "workspace",
     "url",
+    "hourly_cost",
 )
 _UNPLACED: Final = frozenset({"PENDING", "SUBMITTED"})
 _TIMES: Final = ("submitted_at", "started_at", "ended_at")

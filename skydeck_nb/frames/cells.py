@@ -88,10 +88,6 @@ def objects(column: Iterable[Any], length: int) -> Array:
     return np.fromiter(column, dtype=object, count=length)
 
 
-def unknown_floats(length: int) -> Array:
-    return pd.arrays.FloatingArray(np.full(length, np.nan), np.ones(length, dtype=np.bool_))
-
-
 def categories(column: Column, words: Sequence[str], *, ordered: bool = False) -> Array:
     """A category over ``words``, whichever of them occur. A word that is not among them comes after them."""
     code = {word: i for i, word in enumerate(words)}
@@ -135,6 +131,23 @@ def hours(us: Ints) -> tuple[npt.NDArray[np.float64], Mask]:
     """Microseconds as hours, and where they are unknown."""
     mask = us == NAT
     return np.where(mask, np.nan, us / 3.6e9), mask
+
+
+COST: Final = "an estimate in US dollars: hours times the backend's price an hour; missing where it lists none"
+"""``frame.attrs["cost"]`` of every frame with a column ``cost``."""
+
+
+def costed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same frame, which says what its ``cost`` is worth."""
+    frame.attrs["cost"] = COST
+    return frame
+
+
+def totals(counts: Sequence[int | None], of_us: Sequence[float | None]) -> Array:
+    """Sums over jobs by the microsecond, as sums by the hour: 0 where there is no job, unknown where they are."""
+    sums = [0 if n is None else us for n, us in zip(counts, of_us, strict=True)]
+    values = np.array(sums, dtype=np.float64) / 3.6e9
+    return pd.arrays.FloatingArray(values, np.isnan(values))
 
 
 def masked_floats(values: npt.NDArray[np.float64], mask: Mask) -> Array:

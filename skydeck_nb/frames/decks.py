@@ -22,9 +22,12 @@ GROUP_COLUMNS: Final = ("name", "id", "experiments", "alive", "max_live", "flags
 
 SWEEP_COLUMNS: Final = (
     "name", "id", "experiments", "alive", "succeeded", "failed", "max_live", "brake", "brake_message", "created_at",
-    "updated_at",
+    "updated_at", "jobs", "gpu_us", "cost_us", "max_gpu_hours", "max_cost",
 )  # fmt: skip
-"""Of ``sweeps``, ordered by id, with counts of their experiments that are not deleted, by ``current_state``."""
+"""Of ``sweeps``, ordered by id, with counts of their experiments that are not deleted, by ``current_state``.
+``jobs gpu_us cost_us`` are, as those of an experiment, of all jobs ever, NULL where there is none: deleted
+experiments used what they used.
+"""
 
 BRAKES: Final = ("ARMED", "PASSED", "HELD", "RELEASED")
 
@@ -53,9 +56,14 @@ def groups(rows: Rows) -> pd.DataFrame:
 
 
 def sweeps(rows: Rows) -> pd.DataFrame:
-    """``deck.sweeps.frame()``."""
+    """``deck.sweeps.frame()``.
+
+    ``gpu_hours`` and ``cost`` are what the sweep's budgets are held against: all
+    jobs that its experiments ever had, those of deleted ones too. The cost is an
+    estimate, as in ``deck.experiments()``.
+    """
     got = cells.columns(rows, SWEEP_COLUMNS)
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "id": cells.integers(got["id"]),
             "experiments": cells.integers(got["experiments"]),
@@ -67,10 +75,15 @@ def sweeps(rows: Rows) -> pd.DataFrame:
             "brake_message": cells.strings(got["brake_message"]),
             "created_at": cells.times(got["created_at"]),
             "updated_at": cells.times(got["updated_at"]),
+            "gpu_hours": cells.totals(got["jobs"], got["gpu_us"]),
+            "cost": cells.totals(got["jobs"], got["cost_us"]),
+            "max_gpu_hours": cells.floats(got["max_gpu_hours"]),
+            "max_cost": cells.floats(got["max_cost"]),
         },
         index=pd.Index(cells.strings(got["name"]), name="sweep"),
         copy=False,
     )
+    return cells.costed(frame)
 
 
 def settings(rows: Iterable[tuple[str, Any, str]]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The frame of experiments: one row an experiment, its flags and last metrics as columns.
 
-Decides what is shown of an experiment and derives state, age, runtime, restarts
-and GPU hours. Refuses to know SQL: the constants below say which cells it wants,
+Decides what is shown of an experiment and derives state, age, runtime, restarts,
+GPU hours and cost. Refuses to know SQL: the constants below say which cells it wants,
 in which order.
 """
 
@@ -28,13 +28,14 @@ EXPERIMENT_COLUMNS: Final = (
 """Of ``experiments``, in the deck's order (``exp_order, id``). Where flags are not wanted, ``flags`` may be NULL."""
 
 TOTAL_COLUMNS: Final = (
-    "experiment_id", "jobs", "launched", "recoveries", "gpu_us", "alive", "started_at", "ended_at",
+    "experiment_id", "jobs", "launched", "recoveries", "gpu_us", "alive", "started_at", "ended_at", "cost_us",
 )  # fmt: skip
 """One row for each experiment that has jobs.
 
 ``jobs``: all of it. ``launched``, ``recoveries``: of its present run. ``gpu_us``:
 microseconds times GPUs over all jobs, those alive counted until now, NULL where
-no job says its GPUs. The last three are those of its current job, else its last.
+no job says its GPUs. ``alive``, ``started_at`` and ``ended_at`` are those of its current job, else its last.
+``cost_us``: microseconds times dollars an hour over all jobs that have a price, NULL where none has.
 """
 
 EPOCH_COLUMNS: Final = ("experiment_id", "epoch")
@@ -57,7 +58,12 @@ def experiments(
     flags: bool = True,
     now: datetime,
 ) -> pd.DataFrame:
-    """``deck.experiments()``; ``latest`` adds the last values of metrics. Groups and tags are tuples."""
+    """``deck.experiments()``; ``latest`` adds the last values of metrics. Groups and tags are tuples.
+
+    ``cost`` is an estimate in US dollars over all its jobs: hours times the price
+    an hour that the backend lists, alive ones counted until now. A job without a
+    price adds nothing; where none has one, the cost is missing.
+    """
     got = cells.columns(rows, EXPERIMENT_COLUMNS)
     ids, size = got["id"], len(rows)
     place = {id_: i for i, id_ in enumerate(ids)}
@@ -87,8 +93,8 @@ def experiments(
         "git_commit": cells.strings(got["git_commit"]),
         "age": cells.spans(cells.elapsed(created, np.full(size, us, dtype=np.int64))),
         "runtime": cells.spans(spans_of(jobs["alive"], jobs["started_at"], jobs["ended_at"], us)),
-        "gpu_hours": _gpu_hours(jobs["jobs"], jobs["gpu_us"]),
-        "cost": cells.unknown_floats(size),
+        "gpu_hours": cells.totals(jobs["jobs"], jobs["gpu_us"]),
+        "cost": cells.totals(jobs["jobs"], jobs["cost_us"]),
         "tags": cells.tuples(got["tags"], "tags", got["name"]),
     }
     if flags:
@@ -96,7 +102,7 @@ def experiments(
     if latest is not None:
         frame |= _metrics(latest, place, size)
     index = pd.Index(cells.strings(got["name"]), name="experiment")
-    return pd.DataFrame(frame, index=index, copy=False)
+    return cells.costed(pd.DataFrame(frame, index=index, copy=False))
 
 
 def flag_columns(texts: Sequence[str | None], names: Sequence[str]) -> dict[str, Array]:
@@ -140,11 +146,6 @@ def _gathered(rows: Rows, place: Mapping[int, int], size: int) -> Array:
         if (i := place.get(id_)) is not None:
             found[i] = (*found[i], name)
     return cells.objects(found, size)
-
-
-def _gpu_hours(jobs: Sequence[int | None], gpu_us: Sequence[int | None]) -> Array:
-    values = np.array([0 if n is None else us for n, us in zip(jobs, gpu_us, strict=True)], dtype=np.float64) / 3.6e9
-    return cells.masked_floats(values, np.isnan(values))
 
 
 def _metrics(rows: Rows, place: Mapping[int, int], size: int) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """The frames of what ran: jobs, orphans, clusters and attempts.
 
-Decides what is shown of an execution and derives state, duration and GPU hours.
+Decides what is shown of an execution and derives state, duration, GPU hours
+and cost.
 Refuses to know SQL: the constants below say which cells it wants, in which order;
 ``experiment`` is the experiment's present name, NULL where there is none.
 """
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from skydeck_nb import states
@@ -23,6 +25,7 @@ Rows = Sequence[Sequence[Any]]
 JOB_COLUMNS: Final = (
     "id", "experiment", "attempt_id", "run", "status", "started_at", "ended_at", "exit_code", "recoveries", "infra",
     "nodes", "gpus", "accelerators", "generation", "git_commit", "command", "user", "workspace", "url", "alive", "lost",
+    "hourly_cost",
 )  # fmt: skip
 """Of ``jobs``, ordered by id, with the experiment's name joined. ``alive`` is 1 where it may still use a machine,
 ``lost`` where it was lost or forgotten."""
@@ -49,10 +52,14 @@ ATTEMPT_STATES: Final = ("PREPARED", "SENDING", "UNKNOWN", "SUBMITTED", "REJECTE
 
 
 def jobs(rows: Rows, *, now: datetime) -> pd.DataFrame:
-    """``deck.jobs()``. ``attempt`` is the attempt's id, the index of ``deck.attempts()``."""
+    """``deck.jobs()``. ``attempt`` is the attempt's id, the index of ``deck.attempts()``.
+
+    ``cost`` is an estimate in US dollars: the job's hours times the price an hour
+    that the backend lists, alive ones counted until now, missing without a price.
+    """
     got = cells.columns(rows, JOB_COLUMNS)
     ran = spans_of(got["alive"], got["started_at"], got["ended_at"], cells.clock(now))
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "experiment": cells.strings(got["experiment"]),
             "attempt": cells.strings(got["attempt_id"]),
@@ -69,7 +76,7 @@ def jobs(rows: Rows, *, now: datetime) -> pd.DataFrame:
             "gpus": cells.integers(got["gpus"]),
             "accelerators": cells.strings(got["accelerators"]),
             "gpu_hours": _gpu_hours(ran, got["nodes"], got["gpus"]),
-            "cost": cells.unknown_floats(len(rows)),
+            "cost": _cost(ran, got["hourly_cost"]),
             "generation": cells.integers(got["generation"]),
             "git_commit": cells.strings(got["git_commit"]),
             "command": cells.strings(got["command"]),
@@ -80,6 +87,7 @@ def jobs(rows: Rows, *, now: datetime) -> pd.DataFrame:
         index=pd.Index(cells.integers(got["id"]), name="job_id"),
         copy=False,
     )
+    return cells.costed(frame)
 
 
 def orphans(rows: Rows, *, now: datetime) -> pd.DataFrame:
@@ -168,3 +176,9 @@ def _gpu_hours(ran: cells.Ints, nodes: Column, gpus: Column) -> Array:
     count, one = cells.known(nodes)
     each, none = cells.known(gpus)
     return cells.masked_floats(values * count * each, unknown | one | none)
+
+
+def _cost(ran: cells.Ints, price: Column) -> Array:
+    values, unknown = cells.hours(ran)
+    costs = values * np.array(price, dtype=np.float64)
+    return cells.masked_floats(costs, unknown | np.isnan(costs))

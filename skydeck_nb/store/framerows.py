@@ -55,15 +55,14 @@ class FrameRows(Leases):
         where, params = _where(_among("j.experiment_id", ids))
         alive = _alive("j")
         return self._all(
-            "SELECT experiment_id, jobs, launched, recoveries, gpu_us, alive, started_at, ended_at FROM ("
+            "SELECT experiment_id, jobs, launched, recoveries, gpu_us, alive, started_at, ended_at, cost_us FROM ("
             "SELECT j.experiment_id, count(*) AS jobs, sum(j.run = e.run) AS launched, "
             "sum(CASE WHEN j.run = e.run THEN j.recoveries ELSE 0 END) AS recoveries, "
-            f"sum((CASE WHEN j.ended_at IS NULL AND ({alive}) THEN ? ELSE j.ended_at END - j.started_at) "
-            "* j.gpus * coalesce(j.nodes, 1)) AS gpu_us, "
+            f"{_USED}, "
             f"({alive}) AS alive, j.started_at, j.ended_at, "
             "max(CASE WHEN j.id = e.current_job_id THEN 9223372036854775807 ELSE j.created_at END) "
             f"FROM jobs j JOIN experiments e ON e.id = j.experiment_id{where} GROUP BY j.experiment_id)",
-            [now, *params],
+            [now, now, *params],
         )
 
     def epochs(self, ids: Ids = None) -> Cells:
@@ -93,7 +92,7 @@ class FrameRows(Leases):
         return self._all(
             "SELECT j.id, e.name, j.attempt_id, j.run, j.status, j.started_at, j.ended_at, j.exit_code, j.recoveries, "
             "j.infra, j.nodes, j.gpus, j.accelerators, j.generation, j.git_commit, j.command, j.user, j.workspace, "
-            f"j.url, ({_alive('j')}), j.lost OR j.forgotten "
+            f"j.url, ({_alive('j')}), j.lost OR j.forgotten, j.hourly_cost "
             f"FROM jobs j LEFT JOIN experiments e ON e.id = j.experiment_id{where} ORDER BY j.id",
             params,
         )
@@ -166,16 +165,26 @@ class FrameRows(Leases):
             "GROUP BY g.id ORDER BY g.group_order, g.id"
         )
 
-    def sweep_cells(self) -> Cells:
-        """``frames.SWEEP_COLUMNS``, oldest first."""
+    def sweep_cells(self, now: int) -> Cells:
+        """``frames.SWEEP_COLUMNS``, oldest first; ``now`` as in :meth:`job_totals`."""
         return self._all(
             f"SELECT s.name, s.id, count(e.id), coalesce(sum(e.current_state IN ({_ALIVE_STATES})), 0), "
             "coalesce(sum(e.current_state = 'SUCCEEDED'), 0), coalesce(sum(e.current_state = 'FAILED'), 0), "
-            "s.max_live, s.brake, s.brake_message, s.created_at, s.updated_at FROM sweeps s "
-            "LEFT JOIN experiments e ON e.sweep_id = s.id AND e.deleted = 0 GROUP BY s.id ORDER BY s.id"
+            "s.max_live, s.brake, s.brake_message, s.created_at, s.updated_at, u.jobs, u.gpu_us, u.cost_us, "
+            "s.max_gpu_hours, s.max_cost FROM sweeps s "
+            "LEFT JOIN experiments e ON e.sweep_id = s.id AND e.deleted = 0 "
+            f"LEFT JOIN (SELECT m.sweep_id, count(*) AS jobs, {_USED} FROM jobs j "
+            "JOIN experiments m ON m.id = j.experiment_id WHERE m.sweep_id IS NOT NULL GROUP BY m.sweep_id) u "
+            "ON u.sweep_id = s.id GROUP BY s.id ORDER BY s.id",
+            (now, now),
         )
 
 
 def _alive(alias: str) -> str:
     """The schema's condition for a live job, with the columns of one alias."""
     return ALIVE_SQL.replace("status", f"{alias}.status").replace("forgotten", f"{alias}.forgotten")
+
+
+_RAN = f"(CASE WHEN j.ended_at IS NULL AND ({_alive('j')}) THEN ? ELSE j.ended_at END - j.started_at)"
+_USED = f"sum({_RAN} * j.gpus * coalesce(j.nodes, 1)) AS gpu_us, sum({_RAN} * j.hourly_cost) AS cost_us"
+"""Two sums over jobs ``j``, by the microsecond; each takes the present moment as a parameter."""

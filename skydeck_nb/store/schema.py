@@ -123,7 +123,13 @@ def _first(connection: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first,)
+def _prices_and_budgets(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE jobs ADD COLUMN hourly_cost REAL")
+    connection.execute("ALTER TABLE sweeps ADD COLUMN max_gpu_hours REAL")
+    connection.execute("ALTER TABLE sweeps ADD COLUMN max_cost REAL")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _prices_and_budgets)
 """Number *n* takes a file from version *n* to *n + 1*, inside one transaction that the caller holds."""
 
 

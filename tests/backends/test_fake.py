@@ -175,6 +175,26 @@ def test_a_job_may_not_run_longer_than_its_limit() -> None:
     assert (job.status, job.exit_code, job.reason) == ("FAILED", 124, "TimedOut")
 
 
+def test_a_job_has_its_price_once_it_has_machines_by_what_it_asked_for() -> None:
+    world = World(prices={"H100:4": 12.0, "*": 0.5}, outcomes={"*": Outcome("RUNNING", pending=1, starting=1)})
+    for name, spec in (("dear", Spec(accelerators="H100:4", gpus=4, nodes=2)), ("cheap", Spec(nodes=3))):
+        world.launch(order(name, spec=spec))
+    assert [job.hourly_cost for job in world.look().jobs] == [None, None]
+    world.clock.advance(5)
+    assert [job.hourly_cost for job in world.look().jobs] == [24.0, 1.5]
+    assert world.backend.prices
+
+
+def test_without_a_price_for_it_a_job_has_none() -> None:
+    world = World(prices={"H100:4": 12.0})
+    world.launch()
+    world.clock.advance(60)
+    assert [job.hourly_cost for job in world.look().jobs] == [None]
+    assert not World().backend.prices
+    with pytest.raises(InvalidSetting, match=r"prices\['\*'\] must be 0 or more dollars; got -1"):
+        FakeBackend(prices={"*": -1})
+
+
 def test_slots_go_to_the_highest_priority_and_then_to_the_oldest() -> None:
     world = World(slots=1, outcomes={"*": Outcome(after=10, pending=0, starting=0)})
     for name, priority in [("first", 0), ("low", 0), ("high", 5), ("low2", 0)]:

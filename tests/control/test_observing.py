@@ -103,6 +103,20 @@ def test_a_job_that_finished_says_how_and_how_long() -> None:
     assert columns(found)["error_message"] == "ValueError: no"
 
 
+def test_a_price_is_taken_up_follows_the_machines_and_is_not_erased() -> None:
+    found = facts(known(job(status="STARTING")), listing(seen(hourly_cost=12.5)), T)
+    assert columns(found)["hourly_cost"] == 12.5
+    assert columns(facts(known(job(hourly_cost=12.5)), listing(seen(hourly_cost=9.0)), T)) == {"hourly_cost": 9.0}
+    assert facts(known(job(hourly_cost=12.5)), listing(seen()), T).events == ()
+
+
+def test_a_job_that_is_found_has_the_machines_that_were_asked_for_unless_it_says_others() -> None:
+    found = columns(facts(known(attempts=(attempt(),)), listing(seen()), T))
+    assert (found["nodes"], found["gpus"]) == (2, 2)
+    found = columns(facts(known(attempts=(attempt(),)), listing(seen(gpus=8)), T))
+    assert (found["nodes"], found["gpus"]) == (2, 8)
+
+
 def test_a_preemption_and_its_recovery() -> None:
     lost = facts(known(job()), listing(seen(1, "RECOVERING", reason="Preempted")), T)
     assert kinds(lost) == ["JobPreempted", "JobStateChanged"]

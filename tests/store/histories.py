@@ -128,7 +128,10 @@ class World:
         new = replace(
             old,
             status=self.random.choice(STATUSES),
+            started_at=self.random.choice([None, at(1)]),
             ended_at=self.random.choice([None, at(5)]),
+            gpus=self.random.choice([None, 2]),
+            hourly_cost=self.random.choice([None, 1.5]),
             lost=self.random.random() < 0.2,
             forgotten=self.random.random() < 0.1,
         )
@@ -202,7 +205,10 @@ class World:
         if self.sweeps and self.random.random() < 0.6:
             old = self.random.choice(list(self.sweeps.values()))
             new = replace(
-                old, brake=self.random.choice(["ARMED", "PASSED", "HELD"]), max_live=self.random.choice([1, None])
+                old,
+                brake=self.random.choice(["ARMED", "PASSED", "HELD"]),
+                max_live=self.random.choice([1, None]),
+                max_cost=self.random.choice([1.5, None]),
             )
             change = codec.update(old, new)
         else:

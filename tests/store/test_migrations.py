@@ -14,7 +14,7 @@ import pytest
 from skydeck_nb import codec, states
 from skydeck_nb.errors import DatabaseError, DatabaseTooNew
 from skydeck_nb.store import Store, schema
-from tests.store.rows import T0, at, declared, experiment
+from tests.store.rows import T0, at, changed, declared, experiment
 
 PROCESSES = 6
 
@@ -66,7 +66,7 @@ def test_several_processes_migrate_one_old_file_together(path: Path) -> None:
     store.close()
     assert together(path, newer=True) == {f"{deck_id} 2 True"}
     [backup] = schema.backups(path)
-    assert ".v1." in backup.name
+    assert f".v{schema.newest()}." in backup.name
 
 
 def test_the_copy_before_a_migration_is_whole_private_and_among_the_newest_three(
@@ -79,14 +79,38 @@ def test_the_copy_before_a_migration_is_whole_private_and_among_the_newest_three
         grow = lambda db, n=n: db.execute(f"CREATE TABLE extra_{n} (x)")  # noqa: E731
         monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, grow))
         Store.open(path, now=lambda n=n: at(n)).close()  # type: ignore[misc]
-    kept = schema.backups(path)
-    assert [p.name.split(".")[-2] for p in kept] == ["v3", "v4", "v5"]
+    kept, newest = schema.backups(path), schema.newest()
+    assert [p.name.split(".")[-2] for p in kept] == [f"v{newest - back}" for back in (3, 2, 1)]
     assert {stat.S_IMODE(p.stat().st_mode) for p in kept} == {0o600}
     copy = sqlite3.connect(kept[-1])
     assert copy.execute("SELECT name FROM experiments").fetchall() == [("e1",)]
-    assert copy.execute("PRAGMA user_version").fetchall() == [(5,)]
+    assert copy.execute("PRAGMA user_version").fetchall() == [(newest - 1,)]
     copy.close()
     assert not list(path.parent.glob("*.part*"))
+
+
+def test_a_file_from_before_there_were_prices_is_read_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        Store.open(path).close()
+    old = sqlite3.connect(path)
+    old.execute("INSERT INTO sweeps VALUES (1, 's', '{}', 2, 'ARMED', '', 0, 0)")
+    old.execute(
+        "INSERT INTO jobs(id, run, generation, name, status, reason, created_at, recoveries, mine, adopted, lost, "
+        "forgotten, cancel_asked, cancel_count, changed_at) "
+        "VALUES (7, 1, 1, 'x', 'RUNNING', '', 0, 0, 1, 0, 0, 0, 0, 0, 0)"
+    )
+    old.commit()
+    old.close()
+    store = Store.open(path)
+    with store.read() as tx:
+        ([found], [swept]) = tx.jobs(), tx.sweeps()
+    assert (found.id, found.hourly_cost) == (7, None)
+    assert (swept.max_live, swept.max_gpu_hours, swept.max_cost) == (2, None, None)
+    store.apply([changed(None, codec.patch_change("jobs", 7, hourly_cost=2.5))])
+    with store.read() as tx:
+        assert tx.jobs()[0].hourly_cost == 2.5
+    store.close()
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

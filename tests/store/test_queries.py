@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skydeck_nb import codec
+from skydeck_nb.events import micros
 from skydeck_nb.models import CheckpointRow, Condition, Spec
 from skydeck_nb.store import Latest, Metric, Store, metrics
 from tests.store.rows import T0, at, attempt, changed, declared, experiment, group, job, sweep
@@ -198,3 +199,22 @@ def test_thinning_keeps_first_and_newest(n: int) -> None:
     assert kept[-100:] == list(range(n))[-100:]
     assert kept[:1] == list(range(n))[:1]
     assert kept == sorted(set(kept))
+
+
+def test_what_a_sweep_used_counts_the_jobs_of_deleted_experiments_too(store: Store) -> None:
+    put: list[codec.Row] = [
+        sweep(1),
+        sweep(2, max_gpu_hours=9.0),
+        experiment(1, sweep_id=1),
+        experiment(2, sweep_id=1, deleted=True),
+        job(1, 1, status="SUCCEEDED", started_at=at(0), ended_at=at(60), nodes=2, gpus=4, hourly_cost=10.0),
+        job(2, 2, status="FAILED", started_at=at(0), ended_at=at(30), gpus=1),
+        job(3, 1, status="RUNNING", started_at=at(40), hourly_cost=5.0),
+    ]
+    store.apply([changed(None, *map(codec.insert, put))])
+    with store.read() as tx:
+        used, empty = (row[11:] for row in tx.sweep_cells(micros(at(60))))
+        [total] = tx.job_totals(micros(at(60)), [1])
+    assert used == (3, 510 * 1_000_000, 700.0 * 1_000_000, None, None)
+    assert empty == (None, None, None, 9.0, None)
+    assert (total[1], total[4], total[8]) == (2, 480 * 1_000_000, 700.0 * 1_000_000)

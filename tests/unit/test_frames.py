@@ -119,6 +119,7 @@ SHAPES: dict[str, tuple[Callable[[], pd.DataFrame], dict[str, str], dict[str, st
         {
             "id": INT, "experiments": INT, "alive": INT, "succeeded": INT, "failed": INT, "max_live": INT,
             "brake": CATEGORY, "brake_message": STRING, "created_at": TIME, "updated_at": TIME,
+            "gpu_hours": FLOAT, "cost": FLOAT, "max_gpu_hours": FLOAT, "max_cost": FLOAT,
         },
     ),
     "orphans": (
@@ -183,7 +184,7 @@ FULL: dict[str, Callable[[], pd.DataFrame]] = {
     "checkpoints": lambda: frames.checkpoints([checkpoint(1)]),
     "events": lambda: frames.events([(1, T, "job.lost", None, 3, "{}")]),
     "groups": lambda: frames.groups([("g", 1, 2, 0, None, '["lr"]', 0, T)]),
-    "sweeps": lambda: frames.sweeps([("s", 1, 2, 1, 0, 0, None, "ARMED", "", T, T)]),
+    "sweeps": lambda: frames.sweeps([("s", 1, 2, 1, 0, 0, None, "ARMED", "", T, T, 3, 0, None, None, 9.5)]),
     "orphans": lambda: frames.orphans([row(frames.ORPHAN_COLUMNS, id=1, status="RUNNING", alive=1, lost=0)], now=NOW),
     "clusters": lambda: frames.clusters(
         [row(frames.CLUSTER_COLUMNS, id=1, status="RUNNING", alive=1, lost=0)], now=NOW
@@ -227,9 +228,9 @@ def test_what_is_added_up_is_joined_by_id() -> None:
     frame = frames.experiments(
         [experiment(1, tags='["a","b"]'), experiment(2), experiment(3)],
         totals=[
-            (3, 5, 3, 2, 8 * HOUR, 1, T - HOUR, None),
-            (1, 1, 0, 0, None, 0, T - 3 * HOUR, T - 2 * HOUR),
-            (99, 1, 1, 1, 1, 1, 1, 1),
+            (3, 5, 3, 2, 8 * HOUR, 1, T - HOUR, None, 2.5 * HOUR),
+            (1, 1, 0, 0, None, 0, T - 3 * HOUR, T - 2 * HOUR, None),
+            (99, 1, 1, 1, 1, 1, 1, 1, 1),
         ],
         epochs=[(3, 40)],
         memberships=[(1, "first"), (3, "first"), (1, "second")],
@@ -250,7 +251,9 @@ def test_what_is_added_up_is_joined_by_id() -> None:
     assert list(frame.columns)[-2:] == ["metrics.acc", "metrics.loss"]
     loss = frame["metrics.loss"].array
     assert (loss[0], loss[1] is pd.NA, math.isnan(loss[2])) == (0.25, True, True)
-    assert frame["cost"].isna().all()
+    assert frame["cost"].isna().tolist() == [True, False, False]
+    assert frame["cost"].tolist()[1:] == [0.0, 2.5]
+    assert frame.attrs["cost"].startswith("an estimate in US dollars")
 
 
 @pytest.mark.parametrize(
@@ -453,3 +456,36 @@ def test_integers_are_exact(column: list[int | None]) -> None:
 def test_times_are_exact_to_the_microsecond(column: list[int | None]) -> None:
     got = [None if v is pd.NaT else micros(v.to_pydatetime()) for v in pd.Series(cells.times(column))]
     assert got == column
+
+
+# -- what things cost ------------------------------------------------------------------------
+
+
+def test_a_job_costs_its_hours_at_its_price_until_it_ended_or_until_now() -> None:
+    frame = frames.jobs(
+        [
+            job(1, started_at=T - 2 * HOUR, hourly_cost=3.0),
+            job(2, status="FAILED", alive=0, started_at=T - 3 * HOUR, ended_at=T - 2 * HOUR, hourly_cost=4.5),
+            job(3, started_at=T - HOUR, hourly_cost=0.0),
+            job(4, started_at=T - HOUR),
+            job(5, status="PENDING", hourly_cost=3.0),
+            job(6, status="SUCCEEDED", alive=0, started_at=T - HOUR, hourly_cost=3.0),  # nobody saw its end
+        ],
+        now=NOW,
+    )
+    assert frame["cost"].tolist()[:3] == [6.0, 4.5, 0.0]
+    assert frame["cost"].isna().tolist()[3:] == [True] * 3
+    assert frame.attrs["cost"].startswith("an estimate in US dollars")
+
+
+def test_a_sweep_without_a_job_cost_nothing_and_one_without_a_price_nobody_knows_what() -> None:
+    rows = [
+        ("none", 1, 2, 0, 0, 0, None, "ARMED", "", T, T, None, None, None, None, None),
+        ("dear", 2, 2, 0, 0, 0, None, "ARMED", "", T, T, 3, 8 * HOUR, 2.5 * HOUR, 100.0, 50.0),
+        ("free", 3, 2, 0, 0, 0, None, "ARMED", "", T, T, 3, 8 * HOUR, None, None, None),
+    ]
+    frame = frames.sweeps(rows)
+    assert frame["gpu_hours"].tolist() == [0.0, 8.0, 8.0]
+    assert frame["cost"].tolist()[:2] == [0.0, 2.5]
+    assert frame["cost"].isna().tolist() == [False, False, True]
+    assert frame.loc[["dear"], ["max_gpu_hours", "max_cost"]].to_numpy().tolist() == [[100.0, 50.0]]

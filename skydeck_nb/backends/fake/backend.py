@@ -62,6 +62,9 @@ class FakeBackend(Controls):
         path: a folder for run folders with ``metrics.jsonl``; ``None`` writes nothing.
         user: who looks and launches.
         cadence: how often a deck looks.
+        prices: US dollars that one node costs an hour, by the accelerators that a
+            job asks for: ``{"H100:4": 12.0, "*": 0.5}``, where ``"*"`` is every other
+            node. What is not in it has no price; without it the fake knows none.
 
     One object is one server: decks that share it see the same jobs, and closing
     a deck closes no server. Safe from any thread.

@@ -7,6 +7,7 @@ it. Refuses to know what a deck asks and is told: that is ``backend.py``.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -53,6 +54,7 @@ class Controls:
         path: str | os.PathLike[str] | None = None,
         user: str = "you",
         cadence: Cadence | None = None,
+        prices: Mapping[str, float] | None = None,
     ) -> None:
         if not speed > 0:
             raise InvalidSetting(f"FakeBackend: speed must be more than 0; got {speed!r}.")
@@ -62,10 +64,14 @@ class Controls:
         for name, (low, high) in durations.items():
             if not 0 <= low <= high:
                 raise InvalidSetting(f"FakeBackend: {name} must be a range such as (1, 5); got {(low, high)!r}.")
+        for kind, price in (prices or {}).items():
+            if not 0 <= price < math.inf:
+                raise InvalidSetting(f"FakeBackend: prices[{kind!r}] must be 0 or more dollars; got {price!r}.")
         if isinstance(faults, str | Fault):
             faults = [faults]
         self.seed = seed
         self.user = user
+        self.prices = bool(prices)
         self._clock = clock
         slow, quick = Cadence(hot=0.25, discovery=1.0), Cadence(hot=0.02, discovery=0.1)
         self._cadence = cadence or (slow if clock is None else quick)
@@ -74,7 +80,7 @@ class Controls:
         self._faults = Faults(seed)
         self._server = Server(
             seed=seed, faults=self._faults, now=self._now(), speed=speed, slots=slots,
-            outcomes=outcomes or {}, durations=durations,
+            outcomes=outcomes or {}, durations=durations, prices=prices or {},
         )  # fmt: skip
         self._calls: list[Call] = []
         self._signed_in = True

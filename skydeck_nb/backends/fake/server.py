@@ -144,6 +144,7 @@ class Server:
         slots: int | None,
         outcomes: Mapping[str, Fate],
         durations: Mapping[str, tuple[float, float]],
+        prices: Mapping[str, float],
     ) -> None:
         self.jobs: dict[int, Job] = {}
         self.named: dict[str, list[Job]] = {}
@@ -158,6 +159,7 @@ class Server:
         self._faults = faults
         self._outcomes = fates(outcomes)
         self._durations = durations
+        self._prices = prices
         self._heap: list[tuple[datetime, int, Callable[[], None]]] = []
         self._waiting: dict[int, Job] = {}
         self._busy: set[int] = set()
@@ -335,12 +337,16 @@ class Server:
         self._busy.add(job.seen.id)
         cluster = f"fake-{job.seen.id}"
         self._show(job, status="STARTING", reason="", message="", submitted_at=self.now, infra="fake/zone-a",
-                   cluster_name=cluster)  # fmt: skip
+                   cluster_name=cluster, hourly_cost=self._price(job))  # fmt: skip
         seconds = self._duration(job, "starting", job.outcome.starting)
         if job.outcome.status in ENDS_BEFORE_RUNNING:
             self._move(job, self._duration(job, "running", job.outcome.after), lambda: self._fated_end(job))
         else:
             self._move(job, seconds, lambda: self._run(job))
+
+    def _price(self, job: Job) -> float | None:
+        node = self._prices.get(job.seen.accelerators or "*", self._prices.get("*"))
+        return None if node is None else node * (job.seen.nodes or 1)
 
     def _run(self, job: Job) -> None:
         job.left = self._duration(job, "running", job.outcome.after)

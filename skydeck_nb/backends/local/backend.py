@@ -59,6 +59,7 @@ class LocalBackend:
     """
 
     kind = "local"
+    prices = False
 
     def __init__(self, root: Path, *, slots: int | None = None, gpus: int | None = None, grace: float = 10.0) -> None:
         if grace < 0:

@@ -33,7 +33,7 @@ def over(row: ExperimentRow) -> bool:
     """Whether nothing more comes of this by itself."""
     if row.deleted or shown(row) not in BUSY:
         return True
-    return row.attention and row.observed_run >= row.run
+    return row.attention and row.observed_run >= row.run and row.reason != "CostUnknown"  # that one runs to its end
 
 
 def wait(runner: Runner, ids: Sequence[int], *, timeout: float | None, check: bool) -> None:

@@ -92,8 +92,16 @@ REASONS: Final[Mapping[str, Text]] = {
         attention=True,
     ),
     "LimitReached": Text(
-        sentence="{name} has used its {limit}; raise the limit, or deck.restart({name!r}) begins a new run.",
+        sentence="{name} may not run: {limit} is used up; {remedy}.",
         rule="Over wall time or budget: cancelled, and not restarted until the limit or the run changes.",
+        attention=True,
+    ),
+    "CostUnknown": Text(
+        sentence=(
+            "Job {job} of {name} runs where the backend lists no price, so {whose} max_cost cannot be held; "
+            "max_gpu_hours or max_hours can hold it."
+        ),
+        rule="A budget in dollars holds what has a price: what has none is left running, and a person decides.",
         attention=True,
     ),
     # -- wanted, a launch is under way
@@ -199,6 +207,11 @@ def sentence(reason: str, **facts: object) -> str:
 
 def times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def money(dollars: float) -> str:
+    """US dollars as people write them: ``$20``, ``$1,250.50``."""
+    return f"${dollars:,.2f}".removesuffix(".00")
 
 
 def seconds(value: float) -> str:

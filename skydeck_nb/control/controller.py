@@ -27,7 +27,7 @@ from skydeck_nb.control.calls import Call, Outcome
 from skydeck_nb.control.explaining import Explanation, Planned
 from skydeck_nb.control.looks import Looks
 from skydeck_nb.control.planning import Evidence, Plan
-from skydeck_nb.control.surroundings import LoopSettings, Surroundings
+from skydeck_nb.control.surroundings import LoopSettings, Surroundings, budgeted
 from skydeck_nb.events import (
     REQUESTS,
     AttemptUnknown,
@@ -43,12 +43,14 @@ from skydeck_nb.events import (
     JobForgotten,
     JobSubmitted,
     LaunchRequested,
+    PurgeRequested,
     ReconcileFailed,
     SweepChanged,
     micros,
 )
 from skydeck_nb.listing import Listing, Query
 from skydeck_nb.models import AttemptRow, ExperimentRow, SweepRow
+from skydeck_nb.store.ledger import Ledger
 from skydeck_nb.store.mirror import Mirror, Touched
 from skydeck_nb.store.store import Store
 from skydeck_nb.store.transaction import Transaction
@@ -61,6 +63,9 @@ ASKING: Final = ({kind.type for kind in REQUESTS} | {JobAdopted.type, JobForgott
     CancelRequested.type,
 }
 """What people write: it is answered even while the backend cannot be looked at."""
+
+FREEING: Final = frozenset({JobForgotten.type, PurgeRequested.type})
+"""What lowers the usage that a budget is held against."""
 
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -78,6 +83,7 @@ class Controller:
         self.store = store
         self.backend = backend
         self.settings = settings
+        self.ledger = Ledger()
         self.mirror = self._load()
         self.news: list[Touched] = []
         """What was taken up since the driver last emptied this list."""
@@ -107,7 +113,12 @@ class Controller:
 
     def _load(self) -> Mirror:
         with self.store.read() as tx:
-            return Mirror.load(tx)
+            mirror = Mirror.load(tx)
+            self.ledger.advance(tx, mirror, Touched(), wanted=self._budgeted(mirror))
+        return mirror
+
+    def _budgeted(self, mirror: Mirror) -> bool:
+        return budgeted(self.settings) or any(map(budgeted, mirror.sweeps.values()))
 
     # -- following ----------------------------------------------------------------------
 
@@ -115,12 +126,15 @@ class Controller:
         """Take up what anybody has committed since; whom it concerns is planned in the next pass."""
         with self.store.read() as tx:
             touched = self.mirror.advance(tx)
+            self.ledger.advance(tx, self.mirror, touched, wanted=self._budgeted(self.mirror))
         self._dirty |= touched.experiments
         self._asked |= {i.experiment_id for i in touched.events if i.experiment_id and i.type in ASKING}
         if touched.sweeps:
             self._dirty |= {r.id for r in self.mirror.experiments.values() if r.sweep_id in touched.sweeps}
         if touched.groups:
             self._dirty |= self._queued
+        if any(line.type in FREEING for line in touched.events):
+            self._dirty |= {r.id for r in self.mirror.experiments.values() if r.reason == "LimitReached"}
         self.news.append(touched)
         return touched
 
@@ -410,6 +424,8 @@ class Controller:
             for action in plan.actions:
                 self._act(row, plan, action, now, events, made, cancels)
             events += _conditions(row, plan, now)
+        if any(plans[row.id].reason == "LimitReached" != row.reason for row in rows):
+            self._dirty |= self._unsettled()  # a budget is used up for all who share it
         cancels += self._orphans_to_cancel(events, now)
         for sweep_id, verdict in around.braked(plans).items():
             events.append(_braked(self.mirror.sweeps[sweep_id], *verdict, now))
@@ -422,7 +438,7 @@ class Controller:
         return made
 
     def _around(self) -> Surroundings:
-        return Surroundings(self.mirror, self.backend, self.settings, self.evidence)
+        return Surroundings(self.mirror, self.backend, self.settings, self.evidence, self.ledger)
 
     def _act(
         self,

@@ -14,6 +14,7 @@ from typing import Final
 
 from skydeck_nb.control import backoff, limits
 from skydeck_nb.control.conditions import DYNAMIC, REASONS, seconds, sentence, times
+from skydeck_nb.control.limits import Budget, UsedUp
 from skydeck_nb.models import AttemptRow, Condition, ExperimentRow, JobRow
 from skydeck_nb.states import FAILED, PERMANENT, PROGRESS, State, of_job
 
@@ -25,6 +26,9 @@ CANCELS: Final = 3
 
 SEND_WITHIN: Final = timedelta(seconds=60)
 """A launch may be sent this long after its permission; later, its transport refuses."""
+
+GOOD: Final = frozenset({"Running", "CostUnknown", "Succeeded"})
+"""The reasons of an experiment that runs, or ran, as it was wanted."""
 
 ANSWER_GRACE: Final = timedelta(seconds=15)
 """How long after ``send_before`` the sender itself is still expected to report."""
@@ -63,6 +67,8 @@ class Want:
     """Reason and sentence of what it needs and the loop's process lacks."""
     waits: str | None = None
     """Why it is not admitted; ``None`` when it is."""
+    budgets: tuple[Budget, ...] = ()
+    """Those that it shares with others, its sweep's and the deck's, with what all of them have used by now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +153,7 @@ def plan(want: Want, seen: Seen, now: datetime) -> Plan:
     if attempt is not None and not alive:
         return _unanswered(row, attempt, evidence, now)
     if alive:
-        return _alive(row, seen, alive, attempt, now)
+        return _alive(want, seen, alive, attempt, now)
     return _idle(want, seen, now)
 
 
@@ -323,26 +329,25 @@ def _next_look(attempt: AttemptRow, now: datetime) -> timedelta:
     return timedelta(seconds=20) if age < timedelta(minutes=30) else timedelta(minutes=5)
 
 
-def _alive(
-    row: ExperimentRow, seen: Seen, alive: tuple[JobRow, ...], attempt: AttemptRow | None, now: datetime
-) -> Plan:
+def _alive(want: Want, seen: Seen, alive: tuple[JobRow, ...], attempt: AttemptRow | None, now: datetime) -> Plan:
+    row = want.row
     actions, requeue = _close(attempt, seen.evidence, now, "DuplicateFound")
     present = tuple(j for j in alive if not j.lost)
     if not present:
         return _because(row, "JobLost", actions=actions, state="LOST", requeue_after=requeue, job=alive[0].id)
     kept = keeper(row, present, seen)
     ending = tuple(j for j in present if kept is None or j.id != kept.id or j.cancel_asked)
-    over = limits.used_up(row, seen.jobs, now)
+    over = limits.used_up(row, seen.jobs, now) or limits.spent(want.budgets)
     cancels, again, stuck = cancel_jobs(
         present if over else ending, seen.evidence, "LimitReached" if over else "DuplicateFound"
     )
     actions = (*actions, *cancels)
-    requeue = _soonest(requeue, again, limits.until(row, seen.jobs, now) if not over else None)
+    requeue = _soonest(requeue, again, limits.until(row, seen.jobs, now, want.budgets) if not over else None)
     state: State = "STOPPING" if over or kept is None else of_job(kept.status)
     if stuck is not None:
         return _because(row, "CancelHadNoEffect", actions=actions, state=state, job=stuck.id, count=stuck.cancel_count)
     if over:
-        return _because(row, "LimitReached", actions=actions, state=state, requeue_after=requeue, limit=over)
+        return _over(row, over, actions=actions, state=state, requeue_after=requeue)
     if kept is None:
         found = Keep(job_id=row.current_job_id, duplicates=tuple(c.job_id for c in cancels))
         return _because(
@@ -366,6 +371,8 @@ def _alive(
         reason, facts["job"] = "JobLost", next(j.id for j in alive if j.lost)
     elif kept.cancel_asked:
         reason, state = "Stopping", "STOPPING"
+    elif whose := limits.unpriced(row, kept, want.budgets):
+        reason, facts["whose"] = "CostUnknown", whose
     elif kept.generation != row.generation:
         reason = "RestartToApply"
     plan = _because(
@@ -410,16 +417,17 @@ def _idle(want: Want, seen: Seen, now: datetime) -> Plan:
     last = _last(row, jobs)
     if last is not None and last.status == "SUCCEEDED":
         return _done(row, last)
+    ended: State = "FAILED" if last and last.status in FAILED else "CANCELLED"
     if over := limits.used_up(row, jobs, now):
-        return _because(
-            row, "LimitReached", state="FAILED" if last and last.status in FAILED else "CANCELLED", limit=over
-        )
+        return _over(row, over, state=ended)
     if last is not None and last.status == "CANCELLED" and (last.cancel_sent_at is None or last.cancel_asked):
         return _because(row, "CancelledElsewhere", state="CANCELLED", job=last.id)
     if last is not None and (refusal := _after_failure(row, jobs, last, now)) is not None:
         return refusal
     if (refusal := _after_rejection(row, seen.attempts, now)) is not None:
         return refusal
+    if over := limits.spent(want.budgets):
+        return _over(row, over, state=ended if last else "QUEUED")
     if want.held and last is None and row.run == 1:  # what a person asked for again goes on
         return _because(row, "SweepHeld", state="QUEUED", sweep=want.sweep, why=want.held)
     if seen.unclaimed:
@@ -556,12 +564,29 @@ def _because(
     )
 
 
+def _over(
+    row: ExperimentRow,
+    over: UsedUp,
+    *,
+    actions: tuple[Action, ...] = (),
+    state: State,
+    requeue_after: timedelta | None = None,
+) -> Plan:
+    return _because(
+        row,
+        "LimitReached",
+        actions=actions,
+        state=state,
+        requeue_after=requeue_after,
+        limit=over.what,
+        remedy=over.remedy,
+    )
+
+
 def _conditions(reason: str, message: str) -> tuple[Condition, ...]:
     if reason == "ListingFailed":
         return (Condition(type="Observed", status="Unknown", reason=reason, message=message),)
-    ready = Condition(
-        type="Ready", status="True" if reason in ("Running", "Succeeded") else "False", reason=reason, message=message
-    )
+    ready = Condition(type="Ready", status="True" if reason in GOOD else "False", reason=reason, message=message)
     if reason in ("RestartToApply", "Outdated"):
         return ready, Condition(type="UpToDate", status="False", reason=reason, message=message)
     return (ready,)

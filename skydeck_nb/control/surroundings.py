@@ -13,12 +13,15 @@ from datetime import datetime
 
 from skydeck_nb.backends.base import Backend
 from skydeck_nb.control import admission, orders, planning
+from skydeck_nb.control.limits import Budget
 from skydeck_nb.control.planning import Evidence, Launch, Plan, Seen, Want
 from skydeck_nb.errors import SkydeckError
 from skydeck_nb.flags.command import argv
-from skydeck_nb.models import ExperimentRow, JobRow
+from skydeck_nb.models import ExperimentRow, JobRow, SweepRow
 from skydeck_nb.states import FAILED
+from skydeck_nb.store.ledger import Ledger
 from skydeck_nb.store.mirror import Mirror
+from skydeck_nb.usage import of_job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,8 @@ class LoopSettings:
     discovery: float | None = None
     max_live: int | None = None
     max_gpus: int | None = None
+    max_gpu_hours: float | None = None
+    max_cost: float | None = None
     run_name: str = "{name}"
     user: str = ""
 
@@ -41,14 +46,17 @@ class Surroundings:
     backend: Backend
     settings: LoopSettings
     evidence: Evidence
+    ledger: Ledger
 
     def plans(self, rows: Iterable[ExperimentRow], now: datetime) -> dict[int, Plan]:
         """The plan of each, all limits taken together; those that wait have the reason ``Queued``."""
+        rows = list(rows)
         orphans = self._orphans()
+        budgets = self._budgets(now) if rows else {}
         plans: dict[int, Plan] = {}
         candidates: dict[int, tuple[ExperimentRow, Want, Seen]] = {}
         for row in rows:
-            want, seen = self._want(row), self._seen(row, orphans)
+            want, seen = self._want(row, budgets), self._seen(row, orphans)
             plan = planning.plan(want, seen, now)
             if launches(plan):
                 missing = self._missing(row)
@@ -98,11 +106,47 @@ class Surroundings:
         """What is known of one experiment's jobs."""
         return self._seen(row, self._orphans())
 
-    def _want(self, row: ExperimentRow) -> Want:
+    def _want(self, row: ExperimentRow, budgets: Mapping[int | None, Budget]) -> Want:
         sweep = self.mirror.sweeps.get(row.sweep_id) if row.sweep_id is not None else None
+        shared = tuple(budgets[i] for i in dict.fromkeys((row.sweep_id, None)) if i in budgets) if budgets else ()
         if sweep is None or sweep.brake != "HELD":
-            return Want(row=row)
-        return Want(row=row, held=sweep.brake_message, sweep=sweep.name)
+            return Want(row=row, budgets=shared)
+        return Want(row=row, held=sweep.brake_message, sweep=sweep.name, budgets=shared)
+
+    def _budgets(self, now: datetime) -> Mapping[int | None, Budget]:
+        """The budgets of sweeps by id, the deck's under ``None``: over all jobs ever, whatever their run."""
+        sweeps = [s for s in self.mirror.sweeps.values() if budgeted(s)]
+        of_deck = budgeted(self.settings)
+        if not sweeps and not of_deck:
+            return {}
+        everybody, of_sweeps = self.ledger.of_deck(), {s.id: self.ledger.of_sweep(s.id) for s in sweeps}
+        for job in self.mirror.jobs.values():
+            row = self.mirror.experiments.get(job.experiment_id) if job.experiment_id is not None else None
+            if row is None or not job.alive:
+                continue
+            used = of_job(job, now)
+            everybody += used
+            if row.sweep_id in of_sweeps:
+                of_sweeps[row.sweep_id] += used
+        budgets: dict[int | None, Budget] = {
+            s.id: Budget(
+                whose=f"sweep {s.name}'s",
+                remedy="a larger one in the cell that declares the sweep lets it go on",
+                max_gpu_hours=s.max_gpu_hours,
+                max_cost=s.max_cost,
+                usage=of_sweeps[s.id],
+            )
+            for s in sweeps
+        }
+        if of_deck:
+            budgets[None] = Budget(
+                whose="this deck's",
+                remedy="open the deck with a larger one",
+                max_gpu_hours=self.settings.max_gpu_hours,
+                max_cost=self.settings.max_cost if self.backend.prices else None,
+                usage=everybody,
+            )
+        return budgets
 
     def _seen(self, row: ExperimentRow, orphans: Mapping[str, Sequence[JobRow]]) -> Seen:
         return Seen(
@@ -180,6 +224,11 @@ class Surroundings:
         return admission.Ended(
             ended_at=refused[-1].ended_at, experiment_id=row.id, failed=True, error=refused[-1].error or ""
         )
+
+
+def budgeted(of: SweepRow | LoopSettings) -> bool:
+    """Whether it has a budget in GPU hours or dollars."""
+    return of.max_gpu_hours is not None or of.max_cost is not None
 
 
 def launches(plan: Plan) -> bool:

@@ -197,6 +197,21 @@ class Transaction(FrameRows):
         )
         return codec.decode(JobRow, found)
 
+    def ended_usage(self, experiment_ids: Collection[int] | None = None) -> list[tuple[int, int | None, float, float]]:
+        """``(experiment, sweep, GPU hours, US dollars)`` of all jobs that have ended, where start and end are known.
+
+        What says no GPUs adds no GPU hours, and what has no price no dollars.
+        """
+        where = _Where().among("j.experiment_id", experiment_ids)
+        where.terms.append(f"(j.forgotten = 1 OR j.status IN {TERMINAL_SQL}) AND j.ended_at > j.started_at")
+        return self._all(
+            "SELECT j.experiment_id, e.sweep_id, "
+            "sum((j.ended_at - j.started_at) / 3.6e9 * coalesce(j.nodes, 1) * coalesce(j.gpus, 0)), "
+            "sum((j.ended_at - j.started_at) / 3.6e9 * coalesce(j.hourly_cost, 0)) "
+            f"FROM jobs j JOIN experiments e ON e.id = j.experiment_id{where.sql} GROUP BY j.experiment_id",
+            where.params,
+        )
+
     def attempts(
         self,
         ids: Collection[str] | None = None,

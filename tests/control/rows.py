@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from skydeck_nb.control.limits import Budget
 from skydeck_nb.control.planning import Evidence, Plan, Seen, Want, plan
 from skydeck_nb.models import AttemptRow, ExperimentRow, JobRow, Spec
+from skydeck_nb.usage import Usage
 
 T = datetime(2026, 1, 1, tzinfo=UTC)
 SEEN = Evidence(term=3, complete_at=T, listed_at=T)
@@ -42,6 +44,8 @@ def job(id: int = 1, status: str = "RUNNING", **columns: Any) -> JobRow:
         "status": status,
         "created_at": ago(100 - id),
         "submitted_at": ago(100 - id),
+        "nodes": 2,
+        "gpus": 2,
         "changed_at": ago(100 - id),
     }
     return JobRow(**defaults | columns)
@@ -66,6 +70,12 @@ def attempt(id: str = "attempt1", state: str = "UNKNOWN", **columns: Any) -> Att
         "send_before": None if state == "PREPARED" else ago(30),
     }
     return AttemptRow(**defaults | columns)
+
+
+def budget(whose: str = "sweep s's", **what: Any) -> Budget:
+    """A budget that several share; what is left of its words is usage."""
+    limits = {name: what.pop(name) for name in ("max_gpu_hours", "max_cost") if name in what}
+    return Budget(whose=whose, remedy="a larger one lets it go on", usage=Usage(**what), **limits)
 
 
 def planned(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.world import kinds, traced
+from skydeck_nb import codec
 from skydeck_nb.backends.fake import Outcome
 from skydeck_nb.control import orders
 from skydeck_nb.control.calls import Lost
 from skydeck_nb.control.surroundings import LoopSettings
+from skydeck_nb.events import SweepChanged
 from skydeck_nb.states import shown
 from tests.control.test_worlds import world
 
@@ -191,6 +194,71 @@ def test_the_pass_that_decides_the_brake_launches_nothing_more_of_its_sweep() ->
         with made.store.read() as tx:
             assert tx.sweeps()[0].brake == "HELD"
         assert made.counts["sent"] == 3
+
+
+A_DOLLAR_A_SECOND = {"*": 3600.0}
+
+
+def test_all_who_share_a_budget_end_when_it_is_used_up_though_they_began_one_after_the_other() -> None:
+    outcomes = {"*": Outcome("RUNNING")}
+    with world(1, experiments=4, sweep=True, sweep_cost=100.0, outcomes=outcomes, prices=A_DOLLAR_A_SECOND) as made:
+        for number in (1, 2, 3, 4):
+            made.ask("start", number)
+            made.pass_time(10)
+        for _ in range(60):
+            made.clock.advance(1)
+            made.round()
+        ended = [j for j in made.backend.truth() if j.status == "CANCELLED"]
+        costs = [(j.ended_at - j.started_at).total_seconds() for j in ended if j.ended_at and j.started_at]
+        assert len(costs) == 3
+        assert 100 <= sum(costs) < 110, "each is cancelled within a round, and takes a second or two to end"
+        assert list(made.alive()) == [4], "it is in no sweep"
+        sent = made.counts["sent"]
+        made.converge()
+        made.examine_end()
+        assert made.counts["sent"] == sent
+
+
+def test_a_raised_budget_lets_go_on_what_it_cancelled_and_what_never_ran() -> None:
+    outcomes = {"*": Outcome("RUNNING")}
+    with world(
+        1, experiments=4, sweep=True, sweep_live=2, sweep_cost=50.0, outcomes=outcomes, prices=A_DOLLAR_A_SECOND
+    ) as made:
+        made.start_all()
+        made.pass_time(100)
+        assert list(made.alive()) == [4]
+        raised = codec.patch_change("sweeps", 1, max_cost=5000.0)
+        made.store.apply([SweepChanged(at=made.clock(), sweep_id=1, what="changed", changes=(raised,))])
+        made.round()
+        assert len(made.alive()) == 3, "two at once of the sweep, and the other"
+
+
+def test_what_is_forgotten_frees_the_budget_that_it_used() -> None:
+    outcomes = {"e1": Outcome("RUNNING"), "*": Outcome("SUCCEEDED", after=5)}
+    with world(1, experiments=3, sweep=True, sweep_cost=200.0, outcomes=outcomes, prices=A_DOLLAR_A_SECOND) as made:
+        made.ask("start", 1)
+        made.pass_time(30)
+        made.backend.inject("VanishedJob")
+        made.pass_time(300)
+        made.ask("start", 2)
+        made.pass_time(10)
+        assert made.counts["sent"] == 1, "a lost job may still run, and costs what it cost"
+        made.forget(1)
+        made.pass_time(10)
+        assert made.counts["sent"] == 3, "itself, and the other"
+
+
+def test_a_pass_in_which_nothing_changed_asks_no_more_for_a_budget() -> None:
+    def asked(sweep_cost: float | None) -> dict[str, int]:
+        outcomes = {"*": Outcome("RUNNING")}
+        with world(1, experiments=4, sweep=True, sweep_cost=sweep_cost, outcomes=outcomes, prices={"*": 1.0}) as made:
+            made.start_all()
+            made.pass_time(130)
+            with traced(made.store) as statements:
+                made.look()
+            return kinds(statements)
+
+    assert asked(9e9) == asked(None)
 
 
 def test_who_was_held_by_an_unclaimed_job_is_launched_when_that_has_ended() -> None:

@@ -20,7 +20,7 @@ from skydeck_nb.control.planning import (
     under_way,
 )
 from skydeck_nb.models import AttemptRow
-from tests.control.rows import SEEN, T, ago, attempt, experiment, failed, job, planned
+from tests.control.rows import SEEN, T, ago, attempt, budget, experiment, failed, job, planned
 
 LAUNCH = (Launch(run=1, generation=1),)
 STOPPED = {"desired_state": "STOPPED"}
@@ -611,6 +611,186 @@ TABLE: list[Case] = [
         "STOPPING",
     ),
     (
+        "over its cost: cancelled",
+        {"max_cost": 20.0, "current_job_id": 1},
+        (job(started_at=ago(7200), hourly_cost=10.0),),
+        {},
+        (Cancel(job_id=1, reason="LimitReached"),),
+        "LimitReached",
+        "STOPPING",
+    ),
+    (
+        "over its cost: counted over all attempts of the run",
+        {"max_cost": 20.0, "max_restarts": 9},
+        (failed(1, ended=4000, up=3600, hourly_cost=10.0), failed(2, ended=100, up=3600, hourly_cost=10.0)),
+        {},
+        (),
+        "LimitReached",
+        "FAILED",
+    ),
+    (
+        "the cost of an older run does not count",
+        {"run": 2, "max_cost": 20.0},
+        (failed(1, ended=10, up=36000, hourly_cost=10.0),),
+        {},
+        (Launch(run=2, generation=1),),
+        "Launching",
+        "LAUNCHING",
+    ),
+    (
+        "under its cost: left running",
+        {"max_cost": 20.0, "current_job_id": 1},
+        (job(started_at=ago(7199), hourly_cost=10.0),),
+        {},
+        (),
+        "Running",
+        "RUNNING",
+    ),
+    (
+        "no price where it runs: its cost cannot be held, and it is left running",
+        {"max_cost": 20.0, "current_job_id": 1},
+        (job(started_at=ago(99999)),),
+        {},
+        (),
+        "CostUnknown",
+        "RUNNING",
+    ),
+    (
+        "no price where it runs: nor can that of its sweep",
+        {"current_job_id": 1},
+        (job(started_at=ago(60)),),
+        {"budgets": (budget(max_cost=20.0),)},
+        (),
+        "CostUnknown",
+        "RUNNING",
+    ),
+    (
+        "no price where it runs, and no budget in dollars: nothing to say",
+        {"max_gpu_hours": 400.0, "current_job_id": 1},
+        (job(started_at=ago(60)),),
+        {"budgets": (budget(max_gpu_hours=20.0),)},
+        (),
+        "Running",
+        "RUNNING",
+    ),
+    (
+        "no price before it has machines: that is no news",
+        {"max_cost": 20.0, "current_job_id": 1},
+        (job(1, "PENDING"),),
+        {},
+        (),
+        "Pending",
+        "PENDING",
+    ),
+    (
+        "no price, and other limits used up: cancelled all the same",
+        {"max_cost": 20.0, "max_gpu_hours": 4.0, "current_job_id": 1},
+        (job(started_at=ago(3600)),),
+        {},
+        (Cancel(job_id=1, reason="LimitReached"),),
+        "LimitReached",
+        "STOPPING",
+    ),
+    (
+        "a sweep's budget used up: what is alive is cancelled",
+        {"current_job_id": 1},
+        (job(started_at=ago(1)),),
+        {"budgets": (budget(max_gpu_hours=100.0, gpu_hours=100.0),)},
+        (Cancel(job_id=1, reason="LimitReached"),),
+        "LimitReached",
+        "STOPPING",
+    ),
+    (
+        "a sweep's budget used up: also what has not begun to use it",
+        {"current_job_id": 1},
+        (job(1, "PENDING"),),
+        {"budgets": (budget(max_cost=100.0, cost=100.0),)},
+        (Cancel(job_id=1, reason="LimitReached"),),
+        "LimitReached",
+        "STOPPING",
+    ),
+    (
+        "a sweep's budget used up: what never ran waits",
+        {},
+        (),
+        {"budgets": (budget(max_cost=100.0, cost=120.0),)},
+        (),
+        "LimitReached",
+        "QUEUED",
+    ),
+    (
+        "a sweep's budget used up: what it cancelled is not launched again",
+        {},
+        (job(1, "CANCELLED", cancel_sent_at=ago(9)),),
+        {"budgets": (budget(max_cost=100.0, cost=120.0),)},
+        (),
+        "LimitReached",
+        "CANCELLED",
+    ),
+    (
+        "a sweep's budget raised: what it cancelled goes on",
+        {},
+        (job(1, "CANCELLED", cancel_sent_at=ago(9)),),
+        {"budgets": (budget(max_cost=200.0, cost=120.0),)},
+        (Launch(run=1, generation=1, replacing=1),),
+        "Launching",
+        "LAUNCHING",
+    ),
+    (
+        "a sweep's budget used up: a failure that may be repeated is not",
+        {"max_restarts": 9},
+        (failed(ended=300),),
+        {"budgets": (budget(max_cost=100.0, cost=120.0),)},
+        (),
+        "LimitReached",
+        "FAILED",
+    ),
+    (
+        "a sweep's budget used up: what failed for good says so",
+        {},
+        (failed(ended=300),),
+        {"budgets": (budget(max_cost=100.0, cost=120.0),)},
+        (),
+        "Failed",
+        "FAILED",
+    ),
+    (
+        "a sweep's budget used up: what is done is done",
+        {},
+        (job(1, "SUCCEEDED"),),
+        {"budgets": (budget(max_cost=100.0, cost=120.0),)},
+        (),
+        "Succeeded",
+        "SUCCEEDED",
+    ),
+    (
+        "a sweep's budget used up: what is stopped stays so",
+        STOPPED,
+        (),
+        {"budgets": (budget(max_cost=100.0, cost=120.0),)},
+        (),
+        "Stopped",
+        "STOPPED",
+    ),
+    (
+        "a budget used up beside a brake: starting the sweep would not help",
+        {},
+        (),
+        {"budgets": (budget(max_cost=100.0, cost=120.0),), "held": "its first 3 runs failed.", "sweep": "s"},
+        (),
+        "LimitReached",
+        "QUEUED",
+    ),
+    (
+        "the deck's budget used up, the sweep's not",
+        {"current_job_id": 1},
+        (job(started_at=ago(1)),),
+        {"budgets": (budget(max_cost=9.0, cost=1.0), budget("this deck's", max_gpu_hours=9.0, gpu_hours=9.5))},
+        (Cancel(job_id=1, reason="LimitReached"),),
+        "LimitReached",
+        "STOPPING",
+    ),
+    (
         "a cancel that has begun to work is not repeated",
         STOPPED,
         (job(1, "CANCELLING", cancel_sent_at=ago(600), cancel_count=1),),
@@ -913,6 +1093,34 @@ def test_a_back_off_is_looked_at_again_when_it_is_over() -> None:
 def test_a_budget_is_looked_at_again_when_it_will_be_used_up() -> None:
     plan = planned(experiment(max_gpu_hours=8.0, current_job_id=1), job(started_at=ago(3600)))
     assert plan.requeue_after == timedelta(hours=1)
+
+
+def test_a_shared_budget_is_looked_at_again_when_all_who_use_it_will_have_used_it_up() -> None:
+    shared = budget(max_cost=100.0, cost=90.0, hourly_cost=20.0), budget(max_gpu_hours=9.0, gpu_hours=1.0, gpus=4)
+    plan = planned(experiment(current_job_id=1), job(started_at=ago(60), hourly_cost=2.0), budgets=shared)
+    assert plan.requeue_after == timedelta(minutes=30)
+
+
+def test_a_budget_says_whose_it_is_how_much_and_what_lets_it_go_on() -> None:
+    shared = (budget("sweep ppo's", max_gpu_hours=100.0, gpu_hours=100.0),)
+    assert planned(experiment(), budgets=shared).message == (
+        "exp may not run: sweep ppo's budget of 100 GPU hours is used up; a larger one lets it go on."
+    )
+    own = planned(experiment(max_cost=12.5), failed(up=7200, hourly_cost=12.5))
+    assert own.message == (
+        "exp may not run: its budget of $12.50 is used up; raise the limit, or deck.restart('exp') begins a new run."
+    )
+    assert own.attention
+
+
+def test_a_cost_that_cannot_be_held_says_what_can() -> None:
+    plan = planned(experiment(current_job_id=1), job(started_at=ago(1)), budgets=(budget("this deck's", max_cost=5.0),))
+    assert plan.message == (
+        "Job 1 of exp runs where the backend lists no price, so this deck's max_cost cannot be held; max_gpu_hours or "
+        "max_hours can hold it."
+    )
+    assert plan.attention
+    assert [c.status for c in plan.conditions] == ["True"], "it runs"
 
 
 def test_the_wall_time_of_an_older_run_brings_no_look_forward() -> None:

@@ -73,6 +73,8 @@ LIMITS = st.fixed_dictionaries(
         "max_gpus": st.sampled_from([None, None, 1, 2]),
         "sweep": st.booleans(),
         "sweep_live": st.sampled_from([None, 1]),
+        "sweep_cost": st.sampled_from([None, None, 0.02, 0.2]),
+        "max_gpu_hours": st.sampled_from([None, None, 0.01, 0.05]),
         "group_live": st.sampled_from([None, None, 1]),
         "max_hours": st.sampled_from([None, None, 0.005]),
         "enforces": st.booleans(),
@@ -172,6 +174,8 @@ OUTCOMES = {
 FAILING = {"*": Outcome("FAILED", after=2, exit_code=1, message="boom")}
 
 
+A_DOLLAR_AN_HOUR = {"*": 1.0}
+
 SHORT, LONG = 1900, 100
 """2,000 worlds in all: many short lives of one experiment, and some long ones of several under limits."""
 
@@ -190,10 +194,11 @@ def test_one_live_job_per_wanted_experiment_whatever_happens(seed: int, history:
 @given(st.integers(0, 2**32 - 1), LIMITS, st.lists(STEPS, min_size=4, max_size=14))
 def test_no_limit_is_passed_either(seed: int, limits: dict[str, Any], history: list[tuple[Any, ...]]) -> None:
     how = dict(limits)
-    loop = LoopSettings(hot=10.0, discovery=60.0, max_live=how.pop("max_live"), max_gpus=how.pop("max_gpus"))
+    of_deck = {name: how.pop(name) for name in ("max_live", "max_gpus", "max_gpu_hours")}
+    loop = LoopSettings(hot=10.0, discovery=60.0, **of_deck)
     failing = how.pop("failing") and how["sweep"]
     count, outcomes = (5, FAILING) if failing else (3, OUTCOMES)
-    with world(seed, experiments=count, outcomes=outcomes, settings=loop, **how) as made:
+    with world(seed, experiments=count, outcomes=outcomes, settings=loop, prices=A_DOLLAR_AN_HOUR, **how) as made:
         play(made, [("ask", "start", number) for number in range(1, count + 1)] + history)
         made.converge()
         made.examine_end()

@@ -31,6 +31,7 @@ from skydeck_nb.flags.values import spec_hash
 from skydeck_nb.models import ExperimentRow, GroupRow, JobRow, Spec, SweepRow
 from skydeck_nb.states import TERMINAL
 from skydeck_nb.store.store import Store
+from skydeck_nb.usage import of_job, total
 
 TWINS = ("Duplicate", "LateDuplicate", "LateRequest", "Retried")
 """Faults that make two jobs of one launch by themselves; nothing on our side can prevent it."""
@@ -48,6 +49,10 @@ def blank() -> bytes:
         with mock.patch("skydeck_nb.store.schema.secrets.choice", random.Random(0).choice):
             Store.open(path, now=FakeClock()).close()
         return path.read_bytes()
+
+
+HOLDING = ("Queued", "SweepHeld", "UnclaimedJobAlive", "LimitReached")
+"""Why an experiment that is wanted may have no job at the end, and has not ended."""
 
 
 class Killed(BaseException):
@@ -182,6 +187,7 @@ class World:
         settings: LoopSettings | None = None,
         sweep: bool = False,
         sweep_live: int | None = None,
+        sweep_cost: float | None = None,
         group_live: int | None = None,
         max_hours: float | None = None,
         enforces: bool = True,
@@ -210,7 +216,7 @@ class World:
         self.counts: Counter[str] = Counter()
         """What has happened, for those who ask whether these worlds are worth something."""
         self.leader: Leader | None = None
-        self._declare(experiments, sweep, sweep_live, group_live)
+        self._declare(experiments, sweep, sweep_live, sweep_cost, group_live)
         self.take_over()
 
     def close(self) -> None:
@@ -218,12 +224,15 @@ class World:
 
     # -- people -------------------------------------------------------------------------
 
-    def _declare(self, count: int, sweep: bool, sweep_live: int | None, group_live: int | None) -> None:
+    def _declare(
+        self, count: int, sweep: bool, sweep_live: int | None, sweep_cost: float | None, group_live: int | None
+    ) -> None:
         """Experiments, all but the last of them in one sweep and the odd ones in one group, if so told."""
         spec, now = Spec(command=("true",), gpus=1), self.clock()
         events: list[ev.Event] = []
         if sweep:
-            row = SweepRow(id=1, name="s", definition={}, max_live=sweep_live, created_at=now, updated_at=now)
+            limits: dict[str, Any] = {"max_live": sweep_live, "max_cost": sweep_cost}
+            row = SweepRow(id=1, name="s", definition={}, created_at=now, updated_at=now, **limits)
             events.append(ev.SweepChanged(at=now, sweep_id=1, what="created", changes=(codec.insert(row),)))
         for number in range(1, count + 1):
             one = ExperimentRow(
@@ -525,6 +534,8 @@ class World:
             most = self.backend.cadence.launches
             busy = [a.claim for a in mirror.attempts.values() if planning.under_way(a, self.clock())]
             assert most is None or len(busy) <= most, f"{busy} of at most {most} launches: {self.story()}"
+            broke = self.broke()
+            assert not launched & broke, f"launched though its budget is used up: {self.story()}"
             for job in mirror.jobs.values():
                 if job.experiment_id is None and job.alive and job.mine:
                     names = {mirror.experiments[i].name for i in launched}
@@ -536,6 +547,20 @@ class World:
         assert not launched & stops, "launched while a cancel is under way"
         kinds = [isinstance(c, calls.Cancel) for c in planned]
         assert kinds == sorted(kinds, reverse=True), "launches ahead of stops"
+
+    def broke(self) -> set[int]:
+        """The experiments whose shared budget is used up, counted from all jobs there ever were."""
+        with self.store.read() as tx:
+            rows, jobs, sweeps = tx.experiments(deleted=None), tx.jobs(), tx.sweeps()
+        found: set[int] = set()
+        scopes = [(s.max_gpu_hours, s.max_cost, {r.id for r in rows if r.sweep_id == s.id}) for s in sweeps]
+        scopes.append((self.settings.max_gpu_hours, self.settings.max_cost, {r.id for r in rows}))
+        for gpu_hours, dollars, members in scopes:
+            used = total(of_job(job, self.clock()) for job in jobs if job.experiment_id in members)
+            over = gpu_hours is not None and used.gpu_hours >= gpu_hours
+            if over or (dollars is not None and used.cost >= dollars):
+                found |= members
+        return found
 
     def alive(self) -> dict[int, list[int]]:
         """Which jobs really live, by experiment."""
@@ -580,6 +605,7 @@ class World:
         assert leader is not None
         leader.controller.advance()
         now = self.clock()
+        assert not self.broke() & {i for i, jobs in alive.items() if jobs}, f"beyond its budget: {self.story()}"
         with self.store.read() as tx:
             rows = tx.experiments(deleted=None)
             jobs = tx.jobs()
@@ -589,7 +615,7 @@ class World:
             if row.desired_state != "RUNNING" or row.deleted:
                 assert living == [], f"{row.name} was stopped and lives: {self.story()}"
             elif not living:
-                held = row.current_state == "QUEUED" and row.reason in ("Queued", "SweepHeld", "UnclaimedJobAlive")
+                held = row.current_state == "QUEUED" and row.reason in HOLDING
                 assert held or row.current_state in ("SUCCEEDED", "FAILED", "CANCELLED"), (row.reason, row.message)
                 if row.reason == "Queued":
                     assert any(alive.values()), f"{row.name} waits for nobody: {self.story()}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from skydeck_nb.declaration import DEFAULTS, Said, of_row
+from skydeck_nb.declaration import BUDGETS, DEFAULTS, Said, of_row
 from skydeck_nb.errors import SkydeckError
 from skydeck_nb.flags import grid
 from skydeck_nb.flags.command import command_line, parse
@@ -33,9 +33,9 @@ def to_code(
         some = [row for row in rows if row.sweep_id == sweep_id]
         said = [_said(row, groups.get(row.id, ()), here) for row in some]
         sweep = sweeps.get(sweep_id) if sweep_id is not None else None
-        code = _sweep(sweep, some, said) if sweep is not None else None
-        if code is not None:
-            calls.append(code)
+        code = _sweep(sweep, some, [_unlimited(words) for words in said]) if sweep is not None else None
+        if sweep is not None and code is not None:
+            calls += [code, *_limits(sweep, some, said)]
         else:
             calls += [_call("deck.create", row.name, words, {}) for row, words in zip(some, said, strict=True)]
     return "\n".join(calls)
@@ -51,6 +51,21 @@ def _said(row: ExperimentRow, groups: Sequence[str], here: str) -> Said:
     if "accelerators" in words:
         words.pop("gpus", None)
     return words
+
+
+def _unlimited(words: Said) -> Said:
+    return {keyword: value for keyword, value in words.items() if keyword not in BUDGETS}
+
+
+def _limits(sweep: SweepRow, rows: Sequence[ExperimentRow], said: Sequence[Said]) -> list[str]:
+    """The calls that give points limits of their own: in the sweep's call, these words mean the whole sweep."""
+    calls: list[str] = []
+    limits = [{keyword: words[keyword] for keyword in BUDGETS if keyword in words} for words in said]
+    for limit in {canonical(each): each for each in limits if each}.values():
+        named = [row.name for row, each in zip(rows, limits, strict=True) if each == limit]
+        whom = f"deck.sweeps[{_literal(sweep.name)}]" if len(named) == len(rows) else _python(named)
+        calls.append(f"deck.update({whom}, {', '.join(f'{k}={_python(v)}' for k, v in limit.items())})")
+    return calls
 
 
 # -- One sweep --------------------------------------------------------------------------
@@ -89,6 +104,7 @@ def _sweep(sweep: SweepRow, rows: Sequence[ExperimentRow], said: Sequence[Said])
     if tied and varying:
         flags, keywords = _tied(varying, axes, flags, keywords)
     beside: dict[str, Any] = {"names": sweep.definition.get("names"), "max_live": sweep.max_live}
+    beside |= {keyword: getattr(sweep, keyword) for keyword in BUDGETS}
     words = {**({"flags": flags} if flags else {}), **keywords}
     beside["names"] = _names(sweep, rows, varying, flat)
     if beside["names"] is _NONE:

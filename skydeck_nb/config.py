@@ -76,6 +76,9 @@ class Settings:
     sync_interval: float = 60.0
     max_live: int | None = None
     max_gpus: int | None = None
+    max_gpu_hours: float | None = None
+    max_cost: float | None = None
+    """The budgets of the whole deck, in GPU hours and US dollars: over every job it ever had."""
     run_name: str = "{name}"
     checkpoints: str | None = None
     policy_url: str | None = None
@@ -158,6 +161,8 @@ FIELDS: Final[Mapping[str, _Field]] = {
     "sync_interval": _Field("seconds, 0.05 or more", False, lambda value: 0.05 <= value <= 86_400),
     "max_live": _Field("a whole number, 1 or more", check=lambda value: value >= 1),
     "max_gpus": _Field("a whole number, 0 or more", check=lambda value: value >= 0),
+    "max_gpu_hours": _Field("GPU hours, more than 0", check=lambda value: value > 0),
+    "max_cost": _Field("US dollars, more than 0", check=lambda value: value > 0),
     "run_name": _Field("a template with {name}, and {user} if you like, such as {user}.{name}", False, _run_name),
     "checkpoints": _Field("an S3 folder with {name} in it, such as s3://bucket/policies/{name}/", check=_checkpoints),
     "policy_url": _Field("an address that begins with https:// or http://", check=_url),
@@ -286,6 +291,8 @@ def _model() -> type[BaseModel]:
         sync_interval: float = 60.0
         max_live: int | None = None
         max_gpus: int | None = None
+        max_gpu_hours: float | None = None
+        max_cost: float | None = None
         run_name: str = "{name}"
         checkpoints: str | None = None
         policy_url: str | None = None

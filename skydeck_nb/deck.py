@@ -104,7 +104,9 @@ class Deck:
         """Declare one experiment. Nothing runs before it is started.
 
         Running the cell again applies only what changed in the cell; what was
-        edited elsewhere stays and is named, unless ``overwrite=True``. With
+        edited elsewhere stays and is named, unless ``overwrite=True``.
+        ``max_gpu_hours`` and ``max_cost`` (US dollars, an estimate by the backend's
+        prices) are the budget of each run, all its attempts together. With
         ``dry_run=True`` it writes nothing and returns a :class:`Plan`.
         """
         said = {
@@ -126,6 +128,8 @@ class Deck:
         flags: Mapping[Any, Any] | None = None,
         where: Callable[[Mapping[str, Any]], object] | None = None,
         max_live: int | None = None,
+        max_gpu_hours: float | None = None,
+        max_cost: float | None = None,
         prune: bool = False,
         script: Any = None,
         task: Any = None,
@@ -148,8 +152,6 @@ class Deck:
         pool: Any = None,
         max_restarts: Any = 0,
         max_hours: Any = None,
-        max_gpu_hours: Any = None,
-        max_cost: Any = None,
         start: bool = False,
         overwrite: bool = False,
         dry_run: bool = False,
@@ -160,12 +162,16 @@ class Deck:
             names: such as ``"ppo-{layers}L-{lr}"``; by default ``<sweep>-<axis><value>…``.
             where: given a point's flags and resources by key, whether to keep it.
             max_live: how many of it may run at once.
+            max_gpu_hours, max_cost: the budget of the whole sweep, over every job that it ever
+                has; once it is used up, nothing of it runs until the cell says a larger one.
+                ``deck.update(sel, max_gpu_hours=…)`` limits each experiment.
             prune: stop and hide the experiments whose values the cell has no more.
 
         Everything else is as in :meth:`create`.
         """
-        own = ("self", "name", "names", "flags", "where", "max_live", "prune", "start", "overwrite", "dry_run")
-        said = {k: v for k, v in locals().items() if k not in (*own, "own")}
+        own = {"self", "name", "flags", "start", "overwrite", "dry_run"}
+        own |= {"own", "names", "where", "max_live", "max_gpu_hours", "max_cost", "prune"}
+        said = {k: v for k, v in locals().items() if k not in own}
         call = Call(
             name=name,
             keywords=said,
@@ -173,6 +179,8 @@ class Deck:
             names=names,
             where=where,
             max_live=None if max_live is None else whole(max_live, "max_live", LIVE),
+            max_gpu_hours=max_gpu_hours,
+            max_cost=max_cost,
             prune=prune,
             start=start,
             overwrite=overwrite,
@@ -181,7 +189,8 @@ class Deck:
         if isinstance(declared, Plan):
             return declared  # type: ignore[return-value]
         made, notices = declared
-        return Sweep(self, made.sweep_id or 0, notices=notices)
+        assert made.sweep is not None
+        return Sweep(self, made.sweep.id, notices=notices)
 
     # -- act -----------------------------------------------------------------------------
 

@@ -63,6 +63,10 @@ LOOSE: Final = frozenset(
 """What does not change what is executed, and so no generation."""
 
 
+BUDGETS: Final = ("max_gpu_hours", "max_cost")
+"""What an experiment's call says of each of its runs, and a sweep's of the whole sweep."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What the declaring process lends to a spec that says nothing of it: the process that leads is another."""
@@ -164,6 +168,19 @@ def _positive(keyword: str, value: Any) -> float:
     if not number or not 0 < float(value) < math.inf:
         raise InvalidCommand(f"{keyword}={value!r:.60}: write a number above 0, or None for no limit.")
     return float(value)
+
+
+def budget(keyword: str, value: Any, around: Surroundings) -> float | None:
+    """The budget of a whole sweep: one number, or ``None`` for no limit."""
+    if value is None:
+        return None
+    if not isinstance(value, numbers.Real | str):
+        raise InvalidSetting(
+            f"{keyword}={value!r:.60}: one number is the whole sweep's budget; "
+            f"deck.update(sel, {keyword}=…) limits each experiment."
+        )
+    around.refuse(keyword, value)
+    return _positive(keyword, value)
 
 
 def _accelerators(value: Any) -> str:

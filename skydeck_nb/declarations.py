@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from skydeck_nb.control import declaring
+from skydeck_nb.control.conditions import money
 from skydeck_nb.control.declaring import Call, Declared, World
 from skydeck_nb.declaration import Surroundings
 from skydeck_nb.desk import Draft, work
 from skydeck_nb.errors import InvalidCommand, InvalidSetting
-from skydeck_nb.models import ExperimentRow
+from skydeck_nb.models import ExperimentRow, SweepRow
 from skydeck_nb.results import sentence
 from skydeck_nb.selection import shortened
 
@@ -39,9 +40,9 @@ def surroundings(backend: Backend) -> Surroundings:
     local = backend.kind == "local"
 
     def refuse(keyword: str, value: Any) -> None:
-        if keyword == "max_cost":
+        if keyword == "max_cost" and not backend.prices:
             raise InvalidSetting(
-                f"max_cost={value!r}: the {backend.kind} backend knows no prices; use max_gpu_hours= or max_hours=."
+                f"max_cost={value!r}: this {backend.kind} backend knows no prices; use max_gpu_hours= or max_hours=."
             )
         if keyword == "task" and local:
             raise InvalidCommand("task= is SkyPilot's, and this deck is local: use command= or script=.")
@@ -127,17 +128,43 @@ def world_of(tx: Transaction, name: str, *, of_sweep: bool) -> World:
 # -- Words ------------------------------------------------------------------------------
 
 
-def cost(rows: Sequence[ExperimentRow], max_live: int | None) -> str:
-    """What running these would take: ``8 at once: up to 128 GPUs, at most 640 GPU hours``."""
+def cost(rows: Sequence[ExperimentRow], max_live: int | None, sweeps: Iterable[SweepRow] = ()) -> str:
+    """What running these would take: ``8 at once: up to 128 GPUs, at most 640 GPU hours, at most $900``.
+
+    ``sweeps`` are those whose budgets hold some of them.
+    """
     gpus = sorted((row.spec.total_gpus for row in rows), reverse=True)
-    if not rows or not gpus[0]:
-        return f"{max_live} at once" if max_live is not None and max_live < len(rows) else ""
     live = len(gpus) if max_live is None else min(max_live, len(gpus))
-    at_once = f"{live:,} at once: " if live < len(gpus) else ""
-    hours = [_gpu_hours(row) for row in rows]
-    known = [hour for hour in hours if hour is not None]
-    most = f", at most {sum(known):,.6g} GPU hours" if len(known) == len(rows) else ""
-    return f"{at_once}up to {sum(gpus[:live]):,} GPUs{most}"
+    at_once = f"{live:,} at once" if live < len(gpus) else ""
+    parts = [at_once] if at_once else []
+    if rows and gpus[0]:
+        parts = [f"{at_once}{': ' if at_once else ''}up to {sum(gpus[:live]):,} GPUs"]
+        hours = _at_most(rows, _gpu_hours, {sweep.id: sweep.max_gpu_hours for sweep in sweeps})
+        parts += [f"at most {hours:,.6g} GPU hours"] if hours is not None else []
+    dollars = _at_most(rows, lambda row: row.max_cost, {sweep.id: sweep.max_cost for sweep in sweeps})
+    parts += [f"at most {money(dollars)}"] if dollars else []
+    return ", ".join(parts)
+
+
+def _at_most(
+    rows: Iterable[ExperimentRow],
+    of_row: Callable[[ExperimentRow], float | None],
+    of_sweep: Mapping[int, float | None],
+) -> float | None:
+    """What these may use in all, each sweep no more than its budget; ``None``: some of it has no limit."""
+    found: dict[int | None, list[float | None]] = {}
+    for row in rows:
+        found.setdefault(row.sweep_id, []).append(of_row(row))
+    in_all = 0.0
+    for sweep_id, each in found.items():
+        known = [one for one in each if one is not None]
+        limits = [sum(known)] if len(known) == len(each) else []
+        if sweep_id is not None and (budget := of_sweep.get(sweep_id)) is not None:
+            limits.append(budget)
+        if not limits:
+            return None
+        in_all += min(limits)
+    return in_all
 
 
 def _gpu_hours(row: ExperimentRow) -> float | None:
@@ -147,17 +174,19 @@ def _gpu_hours(row: ExperimentRow) -> float | None:
     return min(limits) if limits else (0.0 if not row.spec.total_gpus else None)
 
 
-def told(call: Call, declared: Declared, *, of_sweep: bool, max_live: int | None) -> list[str]:
+def told(call: Call, declared: Declared, *, of_sweep: bool) -> list[str]:
     """What a declaration did, in sentences: first what counts, then what it left as it was."""
     total = len(declared.rows)
-    price = cost(declared.rows, max_live)
+    sweep = declared.sweep
+    price = cost(declared.rows, sweep.max_live, [sweep]) if sweep is not None else cost(declared.rows, None)
     price = f"; {price}" if price else ""
     if of_sweep:
         if declared.created == total:
             what = f"{total:,} experiments declared, {declared.started:,} started"
         else:
             parts = [(declared.created, "new"), (declared.changed, "changed"), (declared.pruned, "pruned")]
-            some = ", ".join(f"{count:,} {word}" for count, word in parts if count) or "nothing changed"
+            words = [f"{count:,} {word}" for count, word in parts if count]
+            some = ", ".join([*words, *(["its limits changed"] if declared.limited else [])]) or "nothing changed"
             what = f"{total:,} experiments, {some}" + (f", {declared.started:,} started" if declared.started else "")
         sentences = [f"Sweep {call.name}: {what}{price}."]
     else:

@@ -71,6 +71,11 @@ class Loop:
         self.desk = Desk(store, self.runner)
         for sentence in (*store.notices, *settings.notes):
             self.notices.put(sentence)
+        if settings.max_cost is not None and not backend.prices:
+            self.notices.put(
+                f"The setting max_cost ({settings['max_cost'].source}) holds nothing here: the {backend.kind} backend "
+                "lists no prices; max_gpu_hours can hold the deck."
+            )
         self._unsubscribe = [self.runner.subscribe(self._hear), store.subscribe(self._overhear)]
         self.runner.start()
 

@@ -79,7 +79,9 @@ class Requests:
             events, outcomes = word(rows, work(tx, rows), now)
             first, said = also(tx, now) if also is not None else ((), "")
             started = {outcome.experiment_id for outcome in outcomes if outcome.action in STARTED}
-            price = cost([row for row in rows if row.id in started], None)
+            going = [row for row in rows if row.id in started]
+            sweeps = {row.sweep_id for row in going if row.sweep_id is not None}
+            price = cost(going, None, tx.sweeps(sweeps) if sweeps else ())
             notices = [*picked.notices, said, f"That is {price}." if price else ""]
             before = {row.id: row for row in rows}
             return Draft([*first, *events], Answer(outcomes, notices=notices), ids=ids, before=before)
@@ -166,7 +168,7 @@ class Requests:
         return declared, [*self._said(call, declared, of_sweep), *self._loop_says()]
 
     def _said(self, call: Call, declared: Declared, of_sweep: bool) -> list[str]:
-        return told(call, declared, of_sweep=of_sweep, max_live=call.max_live)
+        return told(call, declared, of_sweep=of_sweep)
 
     def update(self, selection: Selection, edit: editing.Edit, *, dry_run: bool) -> Result | Plan:
         picked = self._lookup.pick(selection)

@@ -136,7 +136,7 @@ class Sweep:
                 counts[shown(point)] = counts.get(shown(point), 0) + 1
             states_ = ", ".join(f"{counts[state]:,} {state}" for state in states.STATES if state in counts)
             lines = [f"Sweep {row.name}: {len(points):,} experiments" + (f" ({states_})." if states_ else ".")]
-            if price := cost(points, row.max_live):
+            if price := cost(points, row.max_live, [row]):
                 lines[0] = f"{lines[0][:-1]}; {price}."
         axes = row.definition.get("axes", {})
         if axes:

@@ -72,6 +72,8 @@ def loop_settings(settings: config.Settings) -> LoopSettings:
         discovery=settings.reconcile_interval,
         max_live=settings.max_live,
         max_gpus=settings.max_gpus,
+        max_gpu_hours=settings.max_gpu_hours,
+        max_cost=settings.max_cost,
         run_name=settings.run_name,
         user=user,
     )

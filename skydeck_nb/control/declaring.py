@@ -19,11 +19,13 @@ from skydeck_nb.control.editing import applies, edited
 from skydeck_nb.control.grouping import Membership
 from skydeck_nb.control.requesting import Outcome, Work, check_name
 from skydeck_nb.declaration import (
+    BUDGETS,
     LENT,
     LOOSE,
     Said,
     Surroundings,
     agreed,
+    budget,
     differences,
     loose_of,
     merge,
@@ -58,6 +60,8 @@ class Call:
     names: str | None = None
     where: Any = None
     max_live: int | None = None
+    max_gpu_hours: float | None = None
+    max_cost: float | None = None
     prune: bool = False
 
 
@@ -88,7 +92,10 @@ class Declared:
     rows: list[ExperimentRow] = field(default_factory=list)
     """As they are to stand, in the order of the points."""
     points: Sequence[Point] = ()
-    sweep_id: int | None = None
+    sweep: SweepRow | None = None
+    """As it is to stand, where the call declares one."""
+    limited: bool = False
+    """Whether the limits of a sweep that was there are others now."""
     created: int = 0
     started: int = 0
     changed: int = 0
@@ -138,6 +145,11 @@ def sweep(call: Call, world: World, around: Surroundings, now: datetime) -> Decl
     check_name(call.name)
     if call.max_live is not None and (isinstance(call.max_live, bool) or call.max_live < 1):
         raise InvalidSetting(f"max_live={call.max_live!r}: write how many may run at once, 1 or more, or None.")
+    call = replace(
+        call,
+        max_gpu_hours=budget("max_gpu_hours", call.max_gpu_hours, around),
+        max_cost=budget("max_cost", call.max_cost, around),
+    )
     given = {keyword: value for keyword, value in call.keywords.items() if value is not None}
     points = grid.points(call.flags, given, call.where)
     declared = Declared(points=points)
@@ -170,7 +182,6 @@ def sweep(call: Call, world: World, around: Surroundings, now: datetime) -> Decl
     ]
     left = [by_id[number] for number in matching.left if not by_id[number].deleted]
     sweep_id = world.sweep.id if world.sweep is not None else world.next_sweep
-    declared.sweep_id = sweep_id
     _declare_sweep(declared, call, points, world, sweep_id, now)
     if call.prune:
         events, _ = requesting.delete(left, world.work, now)
@@ -226,23 +237,19 @@ def _declare_sweep(
         "max_live": call.max_live,
         "points": len(points),
         "where": call.where is not None,
+        **{keyword: said for keyword in BUDGETS if (said := getattr(call, keyword)) is not None},
     }
     old = world.sweep
+    limits = {keyword: getattr(call, keyword) for keyword in ("max_live", *BUDGETS)}
     if old is None:
-        row = SweepRow(
-            id=sweep_id,
-            name=call.name,
-            definition=definition,
-            max_live=call.max_live,
-            created_at=now,
-            updated_at=now,
-        )
+        row = SweepRow(id=sweep_id, name=call.name, definition=definition, created_at=now, updated_at=now, **limits)
         change: Change | None = codec.insert(row)
     else:
-        edited_here = call.overwrite or old.definition.get("max_live") != call.max_live
-        row = replace(old, definition=definition, max_live=call.max_live if edited_here else old.max_live)
-        same = canonical(dict(old.definition)) == canonical(definition) and row.max_live == old.max_live
+        said_now = {k: v for k, v in limits.items() if call.overwrite or old.definition.get(k) != v}
+        row = replace(old, definition=definition, **said_now)
+        same = canonical(dict(old.definition)) == canonical(definition) and row == replace(old, definition=definition)
         change = None if same else codec.update(old, replace(row, updated_at=now))
+    declared.sweep, declared.limited = row, old is not None and any(getattr(old, k) != getattr(row, k) for k in limits)
     if change is not None:
         what = "declared" if old is None else "changed"
         declared.events.append(SweepChanged(at=now, sweep_id=sweep_id, what=what, changes=(change,)))

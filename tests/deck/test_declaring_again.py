@@ -29,6 +29,25 @@ def test_a_sweep_says_what_it_declares_and_what_it_would_cost(deck: sd.Deck) -> 
     assert repr(sweep).startswith("Sweep ppo: 8 experiments (8 STOPPED); 3 at once")
 
 
+def test_a_sweep_costs_no_more_than_its_budget(tmp_path: Path) -> None:
+    with sd.open(tmp_path / "p.db", backend=sd.FakeBackend(prices={"*": 1.0})) as deck:
+
+        def first(**said: Any) -> str:
+            return repr(deck.sweep("ppo", "train", flags=POINTS, **said)).splitlines()[0].partition("; ")[2]
+
+        assert first(gpus=4, max_gpu_hours=100) == "up to 16 GPUs, at most 100 GPU hours."
+        assert first(gpus=4, max_gpu_hours=100, max_hours=2) == "up to 16 GPUs, at most 32 GPU hours."
+        assert first(gpus=4, max_gpu_hours=10, max_hours=2, max_cost=9.5) == (
+            "up to 16 GPUs, at most 10 GPU hours, at most $9.50."
+        )
+        assert "up to 16 GPUs, at most 10 GPU hours, at most $9.50." in repr(deck.sweeps["ppo"])
+        assert "That is up to 16 GPUs, at most 10 GPU hours, at most $9.50." in repr(deck.start(deck.sweeps["ppo"]))
+        deck.create("a", "train", gpus=2, max_hours=3, max_cost=5)
+        assert "up to 2 GPUs, at most 6 GPU hours, at most $5." in repr(deck.start("a"))
+        deck.create("b", "train", gpus=2)
+        assert "at most" not in repr(deck.restart(["b", *(row for row in deck if row.startswith("ppo"))]))
+
+
 def test_three_times_the_same_cell_is_once(deck: sd.Deck) -> None:
     for _ in range(3):
         deck.sweep("s", "train", flags=POINTS, start=True)

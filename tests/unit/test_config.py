@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from skydeck_nb import config
+from skydeck_nb.background import loop_settings
 from skydeck_nb.errors import InvalidSetting, SkydeckError
 
 
@@ -60,6 +61,13 @@ def test_defaults_stand_where_nobody_said_anything(place: Place) -> None:
     assert (settings.checkpoints, settings.policy_url, settings.links) == (None, None, {})
     assert {one.source for one in settings} == {"default"}
     assert settings.notes == ()
+
+
+def test_the_budgets_of_a_deck_reach_its_loop(place: Place) -> None:
+    loop = loop_settings(place.load(SKYDECK_MAX_GPU_HOURS="40", SKYDECK_MAX_COST="99.5"))
+    assert (loop.max_gpu_hours, loop.max_cost) == (40.0, 99.5)
+    lifted = place.load({"max_cost": None}, SKYDECK_MAX_COST="99.5")
+    assert (lifted.max_cost, lifted["max_cost"].source) == (None, "argument")
 
 
 def test_arguments_win_over_variables_over_the_file_over_defaults(place: Place) -> None:
@@ -129,6 +137,8 @@ def test_the_home_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tm
 GOOD: list[tuple[str, Any, Any]] = [
     ("max_gpus", "0", 0),
     ("max_gpus", 8.0, 8),
+    ("max_gpu_hours", "2.5", 2.5),
+    ("max_cost", 100, 100.0),
     ("poll_interval", "0.5", 0.5),
     ("poll_interval", 2, 2.0),
     ("grace", 0, 0.0),
@@ -153,6 +163,9 @@ BAD: list[tuple[str, Any]] = [
     ("max_gpus", 1.5),
     ("max_gpus", True),
     ("max_live", 0),
+    ("max_gpu_hours", 0),
+    ("max_cost", -1),
+    ("max_cost", "$5"),
     ("slots", "0"),
     ("gpus", [1]),
     ("poll_interval", 0),

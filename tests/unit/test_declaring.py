@@ -14,8 +14,8 @@ from skydeck_nb import codec
 from skydeck_nb.control import declaring, editing, requesting
 from skydeck_nb.control.declaring import Call, Declared, World
 from skydeck_nb.control.requesting import Work
-from skydeck_nb.declaration import Surroundings
-from skydeck_nb.errors import InvalidCommand, InvalidFlag, InvalidName, InvalidSetting, NameTaken
+from skydeck_nb.declaration import BUDGETS, Surroundings
+from skydeck_nb.errors import InvalidCommand, InvalidFlag, InvalidName, InvalidSetting, NameTaken, SkydeckError
 from skydeck_nb.events import Cell, Event, Key, fold
 from skydeck_nb.flags.grid import fixed, zipped
 from skydeck_nb.models import ExperimentRow, GroupRow, JobRow, SweepRow
@@ -75,7 +75,7 @@ class Book:
     def _declare(
         self, how: Callable[..., Declared], name: str, command: Any, flags: Any, said: dict[str, Any], *, of_sweep: bool
     ) -> Declared:
-        own = {key: said.pop(key) for key in [*said] if key in Call.__dataclass_fields__}
+        own = {k: said.pop(k) for k in [*said] if k in Call.__dataclass_fields__ and (of_sweep or k not in BUDGETS)}
         call = Call(name=name, keywords={"command": command, **said}, flags=flags, **own)
         declared = how(call, self.world(name, of_sweep=of_sweep), self.around, NOW)
         self.put(declared.events)
@@ -373,6 +373,43 @@ def test_zipped_and_fixed_and_where(book: Book) -> None:
     )
     assert [row.name for row in declared.rows] == ["s-1-0", "s-2-0", "s-2-1"]
     assert declared.rows[2].spec.flags == {"sizes": [64, 64], "a": 2, "b": 20, "c": 1}
+
+
+def test_the_budget_of_a_sweep_is_the_sweeps_and_follows_its_cell(book: Book) -> None:
+    def swept() -> tuple[float | None, float | None]:
+        (sweep,) = book.rows("sweeps")
+        return sweep.max_gpu_hours, sweep.max_cost
+
+    book.sweep("s", flags=LRS, max_gpu_hours=100)
+    assert swept() == (100.0, None)
+    assert {row.max_gpu_hours for row in book.experiments.values()} == {None}
+    assert book.sweep("s", flags=LRS, max_gpu_hours=100.0).events == []
+    declared = book.sweep("s", flags=LRS, max_gpu_hours=200, max_cost=50)
+    assert (swept(), declared.limited, declared.changed) == ((200.0, 50.0), True, 0)
+    book.update("s-lr0.1", max_gpu_hours=3)
+    book.sweep("s", flags=LRS)
+    assert swept() == (None, None)
+    assert book.experiments["s-lr0.1"].max_gpu_hours == 3.0, "one point's own limit is not the cell's"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            {"max_gpu_hours": [1, 2]},
+            r"=\[1, 2\]: one number is the whole sweep's budget; deck.update\(sel, max_gpu_hours",
+        ),
+        ({"max_cost": zipped(a=[1])}, "max_cost=.*one number is the whole sweep's budget"),
+        ({"max_cost": fixed([1])}, "max_cost=.*one number is the whole sweep's budget"),
+        ({"max_cost": 0}, "max_cost=0: write a number above 0, or None for no limit"),
+        ({"max_cost": "much"}, "max_cost='much': write a number above 0"),
+        ({"max_gpu_hours": True}, "max_gpu_hours=True: write a number above 0"),
+    ],
+)
+def test_what_is_no_budget_of_a_sweep_is_refused(book: Book, said: dict[str, Any], message: str) -> None:
+    with pytest.raises(SkydeckError, match=message):
+        book.sweep("s", flags=LRS, **said)
+    assert book.log == []
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,28 @@ def test_an_edited_point_is_in_the_code_as_it_is_now(deck: sd.Deck) -> None:
         assert hashes(other) == before
 
 
+def test_budgets_are_in_the_code_the_sweeps_and_those_of_its_points() -> None:
+    def priced() -> sd.FakeBackend:
+        return sd.FakeBackend(prices={"*": 1.0})
+
+    with sd.open(backend=priced()) as deck, sd.open(backend=priced()) as other:
+        deck.create("one", "train", max_cost=2.5)
+        deck.sweep("s", "train", flags={"a": [1, 2, 3]}, max_gpu_hours=100, max_cost=50)
+        deck.update(["s-a1", "s-a3"], max_gpu_hours=7)
+        deck.update("s-a2", max_cost=3)
+        code = deck.to_code("*")
+        assert code.splitlines() == [
+            'deck.create("one", "train", max_cost=2.5)',
+            'deck.sweep("s", "train", flags={"a": [1, 2, 3]}, max_gpu_hours=100.0, max_cost=50.0)',
+            'deck.update(["s-a1", "s-a3"], max_gpu_hours=7.0)',
+            'deck.update(["s-a2"], max_cost=3.0)',
+        ]
+        executed(code, other)
+        assert other.to_code("*") == code
+        deck.update("s-*", max_gpu_hours=7, max_cost=None)
+        assert deck.to_code("s-*").splitlines()[1:] == ['deck.update(deck.sweeps["s"], max_gpu_hours=7.0)']
+
+
 def test_names_edited_elsewhere_fall_back_to_single_calls(deck: sd.Deck) -> None:
     deck.sweep("s", "train", flags={"a": [1, 2]})
     deck.rename("s-a1", "best")

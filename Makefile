@@ -23,6 +23,7 @@ lab: .venv/.lab $(BUNDLE)  ## open the quick start in JupyterLab (PORT=… for a
 
 test: .venv/.$(TEST_PROFILE) $(BUNDLE) $(NODE_MODULES)  ## run every test that this machine can run, and name the others
 	@$(BIN)/python scripts/browser.py
+	@$(if $(filter all,$(TEST_PROFILE)),$(BIN)/python scripts/slurm.py)
 	@status=0; \
 	$(NPM) test || status=1; \
 	$(BIN)/python -m pytest $(ARGS) || status=1; \

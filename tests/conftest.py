@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from scripts import browser
+from scripts import browser, slurm
 
 # A missing capability is a skip on a developer's machine and a failure in CI, which promises that everything ran.
 REQUIRE_ALL = os.environ.get("SKYDECK_REQUIRE") == "all"
 
 MISSING: dict[str, Callable[[], str | None]] = {
     "browser": lambda: None if browser.find() else f"no browser: {browser.REMEDY}",
-    "sky": lambda: None if find_spec("sky") else "no SkyPilot: `make test SKYDECK_REQUIRE=all` installs it",
+    "sky": lambda: (
+        slurm.missing() if find_spec("sky") else "no SkyPilot: `make test SKYDECK_REQUIRE=all` installs it and Slurm"
+    ),
     "s3": lambda: None if find_spec("moto") else "no S3 server: install `moto[server]`",
 }
 LACKED = pytest.StashKey[dict[str, int]]()

@@ -17,12 +17,14 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -33,8 +35,6 @@ from skydeck_nb.models import Spec
 from skydeck_nb.states import TERMINAL, is_alive
 
 DEADLINE = 30.0
-DECK = "dk3f7q"
-OTHER_DECK = "zz9zz9"
 HOSTILE = (
     "plain",
     "two words",
@@ -59,6 +59,10 @@ class GateClosed(Exception):
     """The gate's own error: it must come out of ``launch`` as it is."""
 
 
+def random_deck_id() -> str:
+    return "".join(random.choices("abcdefghijklmnopqrstuvwxyz234567", k=6))
+
+
 def opened() -> None:
     """A gate that lets everything pass."""
 
@@ -75,9 +79,26 @@ class BackendContract:
     """Whether the command really runs."""
     patience = 60.0
     """Seconds, by the wall, until something that should happen counts as never."""
+    deadline = DEADLINE
+    """Seconds that one call may take."""
     crowd = 20
+    """How many launch at once."""
+    young = 4
+    """How many are cancelled as soon as they were launched."""
+    python = sys.executable
+    """The interpreter where jobs run."""
+    programs: Mapping[str, str] = PROGRAMS
 
     _attempts = itertools.count(1)
+
+    @cached_property
+    def deck_id(self) -> str:
+        """Another one for each test: a server that outlives the test tells its decks apart."""
+        return random_deck_id()
+
+    @cached_property
+    def other_deck_id(self) -> str:
+        return random_deck_id()
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Backend | Iterator[Backend]:
@@ -95,18 +116,33 @@ class BackendContract:
         """The name of a secret that this process lacks."""
         return "SKYDECK_TEST_NO_SUCH_SECRET"
 
+    def alive(self, backend: Backend) -> tuple[Order, int]:
+        """A job that stays, and its id; no test ends it.
+
+        Where launching is slow, a subclass may share one between tests. It then brings its deck along: from here on
+        ``deck_id`` is that of the job, which is the only one in it.
+        """
+        order = self.order("stay")
+        return order, self.launch(backend, order)
+
+    def ended(self, backend: Backend) -> tuple[Order, SeenJob]:
+        """A quick job that came to its end; shared as in :meth:`alive`."""
+        order = self.order("quick")
+        return order, self.until(backend, self.launch(backend, order))
+
     def order(
         self,
         kind: str = "quick",
         *,
-        deck_id: str = DECK,
+        deck_id: str | None = None,
         argv: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         priority: int = 0,
     ) -> Order:
         """A launch that nobody ordered before."""
         number = next(self._attempts)
-        words = tuple(argv) if argv is not None else (sys.executable, "-u", "-c", PROGRAMS[kind])
+        deck_id = deck_id or self.deck_id
+        words = tuple(argv) if argv is not None else (self.python, "-u", "-c", self.programs[kind])
         attempt = hashlib.sha256(f"{os.getpid()}-{time.time_ns()}-{number}".encode()).hexdigest()[:10]
         name = f"{kind}-{number}"
         return Order(
@@ -139,14 +175,14 @@ class BackendContract:
     # Helpers.
 
     def look(self, backend: Backend, **query: object) -> Listing:
-        return backend.observe(Query(deck_id=DECK, **query), deadline=DEADLINE)  # type: ignore[arg-type]
+        return backend.observe(Query(deck_id=self.deck_id, **query), deadline=self.deadline)  # type: ignore[arg-type]
 
     def settle(self, backend: Backend, predicate: Callable[[Listing], bool], query: Query | None = None) -> Listing:
         """Observe until the predicate holds; fails when patience ends."""
-        asked = query or Query(deck_id=DECK, discovery=True)
+        asked = query or Query(deck_id=self.deck_id, discovery=True)
         until = time.monotonic() + self.patience
         while True:
-            listing = backend.observe(asked, deadline=DEADLINE)
+            listing = backend.observe(asked, deadline=self.deadline)
             if predicate(listing):
                 return listing
             if time.monotonic() > until:
@@ -156,16 +192,16 @@ class BackendContract:
 
     def launch(self, backend: Backend, order: Order) -> int:
         """Launch and find the job, by the answer or by its claim."""
-        launched = backend.launch(order, opened, deadline=DEADLINE)
+        launched = backend.launch(order, opened, deadline=self.deadline)
         return launched.job_id if launched.job_id is not None else self.find(backend, order).id
 
     def find(self, backend: Backend, order: Order) -> SeenJob:
-        query = Query(deck_id=DECK, claims=frozenset({order.claim}))
+        query = Query(deck_id=self.deck_id, claims=frozenset({order.claim}))
         listing = self.settle(backend, lambda seen: any(job.name == order.claim for job in seen.jobs), query)
         return next(job for job in listing.jobs if job.name == order.claim)
 
     def until(self, backend: Backend, job_id: int, *statuses: str) -> SeenJob:
-        query = Query(deck_id=DECK, job_ids=frozenset({job_id}))
+        query = Query(deck_id=self.deck_id, job_ids=frozenset({job_id}))
         wanted = statuses or tuple(TERMINAL)
         listing = self.settle(backend, lambda seen: any(job.status in wanted for job in seen.jobs), query)
         return listing.jobs[0]
@@ -203,7 +239,7 @@ class BackendContract:
         self, backend: Backend, capfd: pytest.CaptureFixture[str]
     ) -> None:
         order = self.order("stay")
-        launched = backend.launch(order, opened, deadline=DEADLINE)
+        launched = backend.launch(order, opened, deadline=self.deadline)
         job = self.find(backend, order)
         assert launched.job_id in (None, job.id)
         assert job.name == order.claim
@@ -221,7 +257,7 @@ class BackendContract:
         def gate() -> None:
             seen.append(len(self.look(backend, claims=frozenset({order.claim})).jobs))
 
-        backend.launch(order, gate, deadline=DEADLINE)
+        backend.launch(order, gate, deadline=self.deadline)
         assert seen
         assert seen[0] == 0
         self.find(backend, order)
@@ -229,17 +265,17 @@ class BackendContract:
     def test_a_closed_gate_sends_nothing(self, backend: Backend) -> None:
         order = self.order("stay")
         with pytest.raises(GateClosed):
-            backend.launch(order, closed, deadline=DEADLINE)
+            backend.launch(order, closed, deadline=self.deadline)
         for _ in range(5):
             self.pause(backend)
             assert self.look(backend, discovery=True).jobs == ()
-        assert backend.resolve(order.claim, order.attempt_id, None, deadline=DEADLINE).job_id is None
+        assert backend.resolve(order.claim, order.attempt_id, None, deadline=self.deadline).job_id is None
 
     def test_many_launches_at_once_each_make_one_job(self, backend: Backend) -> None:
         orders = [self.order("quick") for _ in range(self.crowd)]
 
         def send(order: Order) -> Launched:
-            return backend.launch(order, opened, deadline=DEADLINE)
+            return backend.launch(order, opened, deadline=self.deadline)
 
         with ThreadPoolExecutor(self.crowd) as pool:
             answers = list(pool.map(send, orders))
@@ -265,29 +301,28 @@ class BackendContract:
         assert listing.begun_at.tzinfo is not None
 
     def test_a_listing_covers_what_was_asked_and_nothing_else(self, backend: Backend) -> None:
-        order = self.order("stay")
-        job_id = self.launch(backend, order)
+        order, job_id = self.alive(backend)
         hot = self.look(backend, job_ids=frozenset({job_id}), claims=frozenset({"some-claim"}))
         assert hot.covers(job_id)
         assert not hot.covers(job_id + 1)
         assert hot.covers_claim("some-claim")
         assert not hot.covers_claim(order.claim)
-        other = self.look(backend, job_ids=frozenset({job_id + 1000}))
+        other = self.look(backend, job_ids=frozenset({job_id + 1_000_000}))
         assert other.jobs == ()
         assert not other.covers(job_id)
         assert self.look(backend, discovery=True).covers(job_id)
 
     def test_ids_that_nobody_has_are_simply_absent(self, backend: Backend) -> None:
-        job_id = self.launch(backend, self.order("stay"))
-        listing = self.look(backend, job_ids=frozenset({job_id, job_id + 1000}))
+        _, job_id = self.alive(backend)
+        listing = self.look(backend, job_ids=frozenset({job_id, job_id + 1_000_000}))
         assert [job.id for job in listing.jobs] == [job_id]
         assert listing.complete
 
     def test_another_deck_sees_none_of_ours(self, backend: Backend) -> None:
-        ours = self.launch(backend, self.order("stay"))
-        theirs = self.order("stay", deck_id=OTHER_DECK)
+        _, ours = self.alive(backend)
+        theirs = self.order("stay", deck_id=self.other_deck_id)
         self.launch(backend, theirs)
-        other = Query(deck_id=OTHER_DECK, discovery=True)
+        other = Query(deck_id=self.other_deck_id, discovery=True)
         listing = self.settle(backend, lambda seen: bool(seen.jobs), other)
         assert [job.name for job in listing.jobs] == [theirs.claim]
         assert [job.id for job in self.look(backend, discovery=True).jobs] == [ours]
@@ -295,8 +330,7 @@ class BackendContract:
     # Ends.
 
     def test_a_job_that_ended_is_listed_with_its_times_and_exit_code(self, backend: Backend) -> None:
-        job_id = self.launch(backend, self.order("quick"))
-        job = self.until(backend, job_id)
+        _, job = self.ended(backend)
         assert job.status == "SUCCEEDED"
         assert job.exit_code in (None, 0)
         if self.executes:
@@ -305,8 +339,8 @@ class BackendContract:
         assert job.ended_at is not None
         assert job.started_at.tzinfo is not None
         assert job.started_at <= job.ended_at <= self.now(backend)
-        assert [one.id for one in self.look(backend, discovery=True).jobs] == [job_id]
-        assert self.look(backend, job_ids=frozenset({job_id})).jobs == (job,)
+        assert [one.id for one in self.look(backend, discovery=True).jobs] == [job.id]
+        assert self.look(backend, job_ids=frozenset({job.id})).jobs == (job,)
 
     def test_a_job_that_fails_says_so(self, backend: Backend) -> None:
         job = self.until(backend, self.launch(backend, self.order("fail")))
@@ -316,60 +350,56 @@ class BackendContract:
     def test_cancel_ends_in_cancelled_and_may_be_said_again(self, backend: Backend) -> None:
         job_id = self.launch(backend, self.order("stay"))
         self.until(backend, job_id, "RUNNING")
-        backend.cancel([job_id], deadline=DEADLINE)
-        backend.cancel([job_id], deadline=DEADLINE)
+        backend.cancel([job_id], deadline=self.deadline)
+        backend.cancel([job_id], deadline=self.deadline)
         job = self.until(backend, job_id)
         assert job.status == "CANCELLED"
         assert job.ended_at is not None
-        backend.cancel([job_id], deadline=DEADLINE)
+        backend.cancel([job_id], deadline=self.deadline)
         assert self.until(backend, job_id).status == "CANCELLED"
 
     def test_a_job_is_cancelled_however_young_it_is(self, backend: Backend) -> None:
-        orders = [self.order("stay") for _ in range(4)]
+        orders = [self.order("stay") for _ in range(self.young)]
         ids = [self.launch(backend, order) for order in orders]
-        backend.cancel(ids, deadline=DEADLINE)
+        backend.cancel(ids, deadline=self.deadline)
         for job_id in ids:
             assert self.until(backend, job_id).status == "CANCELLED"
 
     def test_cancelling_what_has_ended_or_never_was_is_no_error(self, backend: Backend) -> None:
-        job_id = self.launch(backend, self.order("quick"))
-        self.until(backend, job_id)
-        backend.cancel([job_id, job_id + 1000], deadline=DEADLINE)
-        backend.cancel([], deadline=DEADLINE)
+        _, job = self.ended(backend)
+        backend.cancel([job.id, job.id + 1_000_000], deadline=self.deadline)
+        backend.cancel([], deadline=self.deadline)
         self.pause(backend)
-        assert self.until(backend, job_id).status == "SUCCEEDED"
+        assert self.until(backend, job.id).status == "SUCCEEDED"
 
     def test_cancel_touches_no_other_job(self, backend: Backend) -> None:
-        stays = self.launch(backend, self.order("stay"))
         goes = self.launch(backend, self.order("stay"))
+        _, stays = self.alive(backend)
         self.until(backend, stays, "RUNNING")
-        backend.cancel([goes], deadline=DEADLINE)
+        backend.cancel([goes], deadline=self.deadline)
         self.until(backend, goes)
         assert self.until(backend, stays, "RUNNING").id == stays
 
     # Launches without an answer.
 
     def test_resolve_finds_the_job_by_its_claim(self, backend: Backend) -> None:
-        order = self.order("stay")
-        job_id = self.launch(backend, order)
-        found = backend.resolve(order.claim, order.attempt_id, None, deadline=DEADLINE)
+        order, job_id = self.alive(backend)
+        found = backend.resolve(order.claim, order.attempt_id, None, deadline=self.deadline)
         assert found.job_id == job_id
         assert not found.never
         assert not found.clean_miss
 
     def test_resolve_finds_a_job_that_has_ended(self, backend: Backend) -> None:
-        order = self.order("quick")
-        job_id = self.launch(backend, order)
-        self.until(backend, job_id)
-        assert backend.resolve(order.claim, order.attempt_id, None, deadline=DEADLINE).job_id == job_id
+        order, job = self.ended(backend)
+        assert backend.resolve(order.claim, order.attempt_id, None, deadline=self.deadline).job_id == job.id
 
     def test_resolve_shows_that_what_was_never_sent_is_not_there(self, backend: Backend) -> None:
         order = self.order("stay")
-        self.launch(backend, self.order("stay"))
+        self.alive(backend)
         until = time.monotonic() + self.patience
         while True:
             before = self.now(backend)
-            found = backend.resolve(order.claim, order.attempt_id, None, deadline=DEADLINE)
+            found = backend.resolve(order.claim, order.attempt_id, None, deadline=self.deadline)
             assert found.job_id is None
             assert before - timedelta(milliseconds=1) <= found.begun_at <= self.now(backend)
             if found.never or found.clean_miss:
@@ -379,21 +409,20 @@ class BackendContract:
 
     def test_a_refused_launch_makes_nothing_alive(self, backend: Backend) -> None:
         order = self.order("stay")
-        backend.refuse(order.claim, order.attempt_id, None, deadline=DEADLINE)
-        backend.refuse(order.claim, order.attempt_id, None, deadline=DEADLINE)
+        backend.refuse(order.claim, order.attempt_id, None, deadline=self.deadline)
+        backend.refuse(order.claim, order.attempt_id, None, deadline=self.deadline)
         with contextlib.suppress(LaunchRejected):
-            backend.launch(order, opened, deadline=DEADLINE)
+            backend.launch(order, opened, deadline=self.deadline)
         for _ in range(10):
             self.pause(backend)
         listing = self.settle(backend, lambda seen: not any(is_alive(job.status) for job in seen.jobs))
         assert not any(job.status == "SUCCEEDED" for job in listing.jobs)
 
     def test_refusing_what_was_sent_is_no_error(self, backend: Backend) -> None:
-        order = self.order("stay")
-        job_id = self.launch(backend, order)
+        order, job_id = self.alive(backend)
         self.until(backend, job_id, "RUNNING")
-        backend.refuse(order.claim, order.attempt_id, None, deadline=DEADLINE)
-        found = backend.resolve(order.claim, order.attempt_id, None, deadline=DEADLINE)
+        backend.refuse(order.claim, order.attempt_id, None, deadline=self.deadline)
+        found = backend.resolve(order.claim, order.attempt_id, None, deadline=self.deadline)
         assert found.job_id == job_id, "what runs is found, so that it can be cancelled by its id"
         assert not found.never
         assert not found.clean_miss
@@ -401,20 +430,19 @@ class BackendContract:
     # Output and arguments.
 
     def test_logs_hold_what_was_printed(self, backend: Backend) -> None:
-        job_id = self.launch(backend, self.order("quick"))
-        self.until(backend, job_id)
-        whole = backend.logs(job_id, tail=None, deadline=DEADLINE)
+        _, job = self.ended(backend)
+        whole = backend.logs(job.id, tail=None, deadline=self.deadline)
         if self.executes:
             assert "hello from quick" in whole
         assert whole.strip()
-        last = backend.logs(job_id, tail=1, deadline=DEADLINE)
+        last = backend.logs(job.id, tail=1, deadline=self.deadline)
         assert len(last.splitlines()) == 1
         assert last.strip() in whole
 
     def test_logs_of_a_job_that_nobody_has_are_empty_or_an_error_of_ours(self, backend: Backend) -> None:
         said = ""
         try:
-            text = backend.logs(999_999, tail=10, deadline=DEADLINE)
+            text = backend.logs(999_999, tail=10, deadline=self.deadline)
         except BackendError as error:
             text, said = "", str(error)
         assert text == ""
@@ -428,23 +456,22 @@ class BackendContract:
             "print('ENV', digest(os.environ['SKYDECK_TEST_TEXT']))\n"
         )
         text = "".join(word for word in HOSTILE if len(word) < 1000)
-        argv = (sys.executable, "-c", program, *HOSTILE)
+        argv = (self.python, "-c", program, *HOSTILE)
         order = self.order("quick", argv=argv, env={"SKYDECK_TEST_TEXT": text})
         job = self.until(backend, self.launch(backend, order))
         if not self.executes:
             assert job.command is not None
             assert tuple(shlex.split(job.command)) == argv
             return
-        log = backend.logs(job.id, tail=None, deadline=DEADLINE)
+        log = backend.logs(job.id, tail=None, deadline=self.deadline)
         assert job.status == "SUCCEEDED", log
         lines = {line.split()[0]: line.split()[1:] for line in log.splitlines() if line[:4] in ("ARGV", "ENV ")}
         assert lines["ARGV"] == [hashlib.sha256(word.encode()).hexdigest() for word in HOSTILE]
         assert lines["ENV"] == [hashlib.sha256(text.encode()).hexdigest()]
 
     def test_a_job_s_run_folder_is_readable_here_or_nowhere(self, backend: Backend) -> None:
-        job_id = self.launch(backend, self.order("quick"))
-        self.until(backend, job_id)
-        folder = backend.run_dir(job_id)
+        _, job = self.ended(backend)
+        folder = backend.run_dir(job.id)
         assert folder is None or folder.is_dir()
 
 
@@ -460,7 +487,7 @@ class SlotsContract(BackendContract):
         first = self.launch(crowded, self.order("stay"))
         self.until(crowded, first, "RUNNING")
         second = self.launch(crowded, self.order("stay"))
-        query = Query(deck_id=DECK, job_ids=frozenset({second}))
+        query = Query(deck_id=self.deck_id, job_ids=frozenset({second}))
         waiting = self.settle(crowded, lambda seen: bool(seen.jobs and seen.jobs[0].reason), query).jobs[0]
         assert waiting.status == "PENDING"
         assert waiting.reason.isidentifier()
@@ -468,7 +495,7 @@ class SlotsContract(BackendContract):
         capacity = crowded.capacity()
         assert capacity is not None
         assert (capacity.slots, capacity.slots_free) == (1, 0)
-        crowded.cancel([first], deadline=DEADLINE)
+        crowded.cancel([first], deadline=self.deadline)
         running = self.until(crowded, second, "RUNNING")
         assert running.reason == ""
 
@@ -476,6 +503,6 @@ class SlotsContract(BackendContract):
         first = self.launch(crowded, self.order("stay"))
         self.until(crowded, first, "RUNNING")
         second = self.launch(crowded, self.order("stay"))
-        crowded.cancel([second], deadline=DEADLINE)
+        crowded.cancel([second], deadline=self.deadline)
         assert self.until(crowded, second).status == "CANCELLED"
         assert self.until(crowded, first, "RUNNING").id == first

@@ -12,7 +12,7 @@ from skydeck_nb.backends.base import Backend, Query
 from skydeck_nb.backends.fake import FakeBackend, FakeClock, Outcome
 from skydeck_nb.backends.local import LocalBackend
 from skydeck_nb.states import is_alive
-from tests.backends.contract import DEADLINE, DECK, OTHER_DECK, SlotsContract
+from tests.backends.contract import SlotsContract
 
 OUTCOMES = {"stay-*": Outcome("RUNNING"), "fail-*": Outcome("FAILED", exit_code=3)}
 
@@ -70,10 +70,10 @@ class TestLocal(SlotsContract):
     """Real processes on this machine."""
 
     def stop_all(self, backend: Backend) -> None:
-        for deck_id in (DECK, OTHER_DECK):
-            listing = backend.observe(Query(deck_id=deck_id, discovery=True), deadline=DEADLINE)
+        for deck_id in (self.deck_id, self.other_deck_id):
+            listing = backend.observe(Query(deck_id=deck_id, discovery=True), deadline=self.deadline)
             alive = [job.id for job in listing.jobs if is_alive(job.status)]
-            backend.cancel(alive, deadline=DEADLINE)
+            backend.cancel(alive, deadline=self.deadline)
             for job_id in alive:
                 self.until(backend, job_id)
         backend.close()

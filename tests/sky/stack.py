@@ -47,9 +47,10 @@ class Stack:
     def logs(self) -> Path:
         return self.layout.logs
 
-    def env(self) -> dict[str, str]:
-        """The whole environment of a client process."""
-        return self.layout.client()
+    def env(self, user: str | None = None) -> dict[str, str]:
+        """The whole environment of a client process, which may be another user than the one who runs the server."""
+        someone = {} if user is None else {"SKYPILOT_USER_ID": user, "SKYPILOT_USER": user}
+        return self.layout.client() | someone
 
     def up(self) -> None:
         self.layout.make()

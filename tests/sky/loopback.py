@@ -1,6 +1,6 @@
 """What the SkyPilot server of the tests loads into itself, by its own plugin loader, to live without an internet.
 
-Decides two constants of it, in the server and in each jobs controller. Refuses
+Decides one constant of it, in the server and in each jobs controller. Refuses
 to change anything else: what the tests see is SkyPilot as it is released.
 """
 
@@ -10,15 +10,10 @@ import os
 
 from sky.server import plugins
 
-PATROL = 5
-"""Seconds between two looks of a controller at its job, which SkyPilot sets to 15."""
-
 
 class Loopback(plugins.BasePlugin):  # type: ignore[misc]
     def install(self, extension_context: plugins.ExtensionContext) -> None:
         from sky.backends import backend_utils
-        from sky.jobs import utils
 
         # It dials two well-known hosts before it believes any job's status; unanswered, a job stays RUNNING for ever.
         backend_utils._TEST_IP_LIST = [f"{os.environ['SKYPILOT_API_SERVER_ENDPOINT']}/api/health"]
-        utils.JOB_STATUS_CHECK_GAP_SECONDS = PATROL

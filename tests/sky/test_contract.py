@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.backends.contract import PROGRAMS, BackendContract, random_deck_id
 from tests.sky.stack import Stack
 
 HOUR = 3600
+DEADLINE = 90.0
 
 
 def connect(stack: Stack, user: str) -> Backend:
@@ -36,11 +37,29 @@ class Shared:
         self.ended: tuple[Order, SeenJob] | None = None
 
 
+def clear(stack: Stack, user: str, decks: Iterable[str]) -> None:
+    """End what lives in them, without waiting for that: CPU is what is short here."""
+    backend = connect(stack, user)
+    for deck_id in decks:
+        listing = backend.observe(Query(deck_id=deck_id, discovery=True), deadline=DEADLINE)
+        if living := [job.id for job in listing.jobs if is_alive(job.status) and job.status != "CANCELLING"]:
+            backend.cancel(living, deadline=DEADLINE)
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def common(sky_stack: Stack) -> Iterator[Shared]:
+    shared = Shared()
+    yield shared
+    if shared.alive is not None:
+        clear(sky_stack, shared.user, [shared.decks["stay"]])
+
+
 class TestSkyPilot(BackendContract):
     """A job takes most of a minute to start, and every look costs the server seconds of CPU."""
 
     patience = 300.0
-    deadline = 90.0
+    deadline = DEADLINE
     crowd = 4
     young = 2
     python = "python3"
@@ -50,13 +69,6 @@ class TestSkyPilot(BackendContract):
     def pause(self, backend: Backend) -> None:
         time.sleep(2)
 
-    @pytest.fixture(scope="class")
-    def common(self, sky_stack: Stack) -> Iterator[Shared]:
-        shared = Shared()
-        yield shared
-        if shared.alive is not None:
-            self.clear(connect(sky_stack, shared.user), [shared.decks["stay"]])
-
     @pytest.fixture
     def backend(self, sky_stack: Stack, common: Shared) -> Iterator[Backend]:
         self.shared = common
@@ -64,15 +76,7 @@ class TestSkyPilot(BackendContract):
         backend = connect(sky_stack, common.user)
         yield backend
         backend.close()
-        self.clear(connect(sky_stack, common.user), decks)
-
-    def clear(self, backend: Backend, decks: Sequence[str]) -> None:
-        """End what lives in them, without waiting for that: CPU is what is short here."""
-        for deck_id in decks:
-            listing = backend.observe(Query(deck_id=deck_id, discovery=True), deadline=self.deadline)
-            if living := [job.id for job in listing.jobs if is_alive(job.status) and job.status != "CANCELLING"]:
-                backend.cancel(living, deadline=self.deadline)
-        backend.close()
+        clear(sky_stack, common.user, decks)
 
     def order(
         self,

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.sky.layout import DEFAULT_ROOT, PROJECT
+from tests.sky.layout import PROJECT
 from tests.sky.stack import Stack
 
 # Read before any test hides the developer's settings.
-ROOT = Path(os.environ.get("SKYDECK_STACK", DEFAULT_ROOT))
 KEEP = bool(os.environ.get("SKYDECK_STACK_KEEP"))
 PATIENCE = 600
 """Seconds for one test, the first of which starts the stack."""
@@ -34,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def sky_stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Where a run that was killed has left one, it goes first; one that was kept is taken over."""
-    stack = Stack(ROOT)
+    stack = Stack()
     with stack.claimed():
         if not KEEP:
             stack.down()

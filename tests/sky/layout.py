@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-DEFAULT_ROOT = Path(tempfile.gettempdir()) / "skydeck-stack"
+# Read when this is imported, before a test hides the developer's settings.
+DEFAULT_ROOT = Path(os.environ.get("SKYDECK_STACK", Path(tempfile.gettempdir()) / "skydeck-stack"))
 FOREIGN = ("SKYDECK_", "SKYPILOT_", "SKY_", "SLURM_", "PYTHON", "PIP_FIND_LINKS", "VIRTUAL_ENV", "XDG_")
 
 

@@ -105,7 +105,7 @@ class Stack:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.sky.stack", description=__doc__)
     parser.add_argument("command", choices=["up", "down", "status", "env"])
-    parser.add_argument("--root", type=Path, default=Path(os.environ.get("SKYDECK_STACK", DEFAULT_ROOT)))
+    parser.add_argument("--root", type=Path, default=DEFAULT_ROOT)
     arguments = parser.parse_args()
     stack = Stack(arguments.root)
     begun = time.monotonic()
@@ -115,7 +115,8 @@ def main() -> None:
         case "down":
             stack.down()
         case "env":
-            own = {name: value for name, value in stack.env().items() if os.environ.get(name) != value}
+            wanted = stack.env() | {"SKYDECK_STACK": str(stack.layout.root)}
+            own = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
             print(*[f"export {name}={shlex.quote(value)}" for name, value in own.items()], sep="\n")  # noqa: T201
             return
     print(f"{stack.status()} ({time.monotonic() - begun:.1f} s)")  # noqa: T201

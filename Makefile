@@ -11,7 +11,7 @@ BUNDLE := skydeck_nb/widget/static/widget.js
 NODE_MODULES := js/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: lab test lint bench soak lock build clean help
+.PHONY: lab test lint bench soak sky lock build clean help
 .DELETE_ON_ERROR:
 
 lab: .venv/.lab $(BUNDLE)  ## open the quick start in JupyterLab (PORT=… for a port of your own)
@@ -42,6 +42,10 @@ bench: .venv/.dev $(BUNDLE)  ## measure what the README claims, as a table and a
 
 soak: .venv/.dev $(BUNDLE)  ## run the tests that look for rare failures, for as long as they are told
 	$(BIN)/python -m pytest -m soak $(ARGS)
+
+sky: .venv/.all  ## run the tests on a real server of another SkyPilot (SKY=0.12.0)
+	@$(BIN)/python scripts/slurm.py
+	$(BIN)/python -m scripts.sky $(or $(SKY),$(error name a version: make sky SKY=0.12.0)) $(ARGS)
 
 lock: .venv/.dev  ## resolve all dependencies again (UPGRADE=1: to their newest versions)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \

@@ -14,13 +14,19 @@ import socket
 import sys
 import tempfile
 from contextlib import closing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
+from tests.sky.processes import StackError
 
 PROJECT = Path(__file__).resolve().parents[2]
 # Read when this is imported, before a test hides the developer's settings.
 DEFAULT_ROOT = Path(os.environ.get("SKYDECK_STACK", Path(tempfile.gettempdir()) / "skydeck-stack"))
 FOREIGN = ("SKYDECK_", "SKYPILOT_", "SKY_", "SLURM_", "PYTHON", "PIP_FIND_LINKS", "VIRTUAL_ENV", "XDG_")
+
+
+USUAL_PORT = 46_580
+"""Where SkyPilot's local server listens if nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,14 @@ class Ports:
     @property
     def queue(self) -> int:
         """Where the API server's request queue listens; SkyPilot derives it."""
-        return 50_000 + (11 + self.server - 46_580) % 10_000
+        return 50_000 + (11 + self.server - USUAL_PORT) % 10_000
 
 
-def free_ports() -> Ports:
-    """Ports that nobody listens on, below those from which connections start: a restarted server gets its own again."""
+def free_ports(server: int | None) -> Ports:
+    """Ports that nobody listens on, below those from which connections start: a restarted server gets its own again.
+
+    Where the server's is given, as it cannot have another, it must be free.
+    """
 
     def free(port: int) -> bool:
         with closing(socket.socket()) as probe:
@@ -46,7 +55,13 @@ def free_ports() -> Ports:
 
     while True:
         ports = Ports(*random.sample(range(20_000, 32_000), len(fields(Ports))))
-        if all(map(free, (*asdict(ports).values(), ports.queue))):
+        if server is not None:
+            ports = replace(ports, server=server)
+        if taken := [port for port in (ports.server, ports.queue) if not free(port)]:
+            if server is None:
+                continue
+            raise StackError(f"another SkyPilot listens on port {taken[0]}, and this version can use no other: stop it")
+        if all(map(free, asdict(ports).values())):
             return ports
 
 
@@ -85,9 +100,11 @@ class Layout:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.ports.server}"
+        # At its usual port, a client takes 127.0.0.1 for a server that is its own to start, and 127.1 for another's.
+        host = "127.1" if self.ports.server == USUAL_PORT else "127.0.0.1"
+        return f"http://{host}:{self.ports.server}"
 
-    def make(self) -> None:
+    def make(self, server_port: int | None) -> None:
         """The folders, which the jobs' user may walk through, and the ports."""
         for folder in (
             *(self.root, self.home, self.cwd, self.etc, self.logs),
@@ -96,7 +113,7 @@ class Layout:
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)
         if not self.port_file.exists():
-            self.port_file.write_text(json.dumps(asdict(free_ports())))
+            self.port_file.write_text(json.dumps(asdict(free_ports(server_port))))
 
     def tools(self) -> dict[str, str]:
         """The environment of the daemons and of Slurm's commands: ours, without what is the caller's own."""

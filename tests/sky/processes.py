@@ -57,7 +57,7 @@ def inside(folder: Path) -> Callable[[psutil.Process], bool]:
 
 def named(folder: Path, *programs: str) -> Callable[[psutil.Process], bool]:
     """Daemons of these names that were told of a file in this folder."""
-    return lambda process: process.name() in programs and any(str(folder) in word for word in process.cmdline())
+    return lambda process: process.name() in programs and any(f"{folder}/" in word for word in process.cmdline())
 
 
 def titled(words: str) -> Callable[[psutil.Process], bool]:

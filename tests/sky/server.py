@@ -20,13 +20,14 @@ from pathlib import Path
 import psutil
 
 from tests.sky import processes
-from tests.sky.layout import PROJECT, Layout
+from tests.sky.layout import PROJECT, USUAL_PORT, Layout
 from tests.sky.processes import until
 from tests.sky.slurm import HOST
 
 # SkyPilot sizes itself by memory: 9 GB is three controllers and eleven short workers. With fewer, what the server does
 # for itself holds them all, and each request starts a process; with more, starting them is all that two CPUs do.
 MEMORY_GB = 9
+PORT_VARIABLE = "SKYPILOT_API_SERVER_LOCAL_PORT"
 CONFIG = """\
 allowed_clouds: [slurm]
 jobs:
@@ -38,6 +39,8 @@ slurm:
 PLUGINS = """\
 plugins:
   - class: tests.sky.loopback.Loopback
+    parameters:
+      probe: http://127.0.0.1:{port}/api/health
 """
 SSH_CONFIG = """\
 Host {host}
@@ -71,7 +74,7 @@ class Server:
         files = {
             self.layout.home / ".slurm" / "config": ssh,
             sky / "config.yaml": CONFIG,
-            sky / "plugins.yaml": PLUGINS,
+            sky / "plugins.yaml": PLUGINS.format(port=self.layout.ports.server),
             # One of its own: by it SkyPilot names a folder for ssh's sockets outside its home.
             sky / "user_hash": secrets.token_hex(4),
             **{catalog / name: text for name, text in CATALOG.items()},
@@ -89,9 +92,11 @@ class Server:
         environ = self.layout.client() | {
             "IS_SKYPILOT_SERVER": "true",
             "PYTHONPATH": str(PROJECT),
-            "SKYPILOT_API_SERVER_LOCAL_PORT": str(self.layout.ports.server),
+            PORT_VARIABLE: str(self.layout.ports.server),
             "SKYPILOT_POD_MEMORY_GB_LIMIT": str(MEMORY_GB),
         }
+        # To itself and to its controllers it is the local server.
+        del environ["SKYPILOT_API_SERVER_ENDPOINT"]
         command = [sys.executable, "-m", "sky.server.server", "--host=127.0.0.1", f"--port={self.layout.ports.server}"]
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(
@@ -150,11 +155,19 @@ class Server:
 
 
 def catalog_version() -> str:
+    found = re.search(r"^CATALOG_SCHEMA_VERSION = '(.+)'$", sky_constants(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def fixed_port() -> int | None:
+    """Where a server before 0.14 listens, as its controllers know of no other port."""
+    return None if PORT_VARIABLE in sky_constants() else USUAL_PORT
+
+
+def sky_constants() -> str:
     """Read, not imported: importing SkyPilot takes seconds and changes the process."""
     spec = importlib.util.find_spec("sky")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    text = Path(spec.submodule_search_locations[0], "skylet", "constants.py").read_text()
-    found = re.search(r"^CATALOG_SCHEMA_VERSION = '(.+)'$", text, re.MULTILINE)
-    assert found is not None
-    return found[1]
+    return Path(spec.submodule_search_locations[0], "skylet", "constants.py").read_text()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.sky.layout import DEFAULT_ROOT, Layout
 from tests.sky.processes import StackError
-from tests.sky.server import Server
+from tests.sky.server import Server, fixed_port
 from tests.sky.site import Site
 from tests.sky.slurm import DAEMONS, Slurm
 
@@ -53,7 +53,7 @@ class Stack:
         return self.layout.client() | someone
 
     def up(self) -> None:
-        self.layout.make()
+        self.layout.make(fixed_port())
         self.server.configure()
         self.slurm.start()
         self.site.make()

@@ -14,13 +14,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from skydeck_nb.errors import InvalidCommand, InvalidSetting
 from skydeck_nb.flags.command import parse
 from skydeck_nb.flags.values import canonical, check_text, normalise
 from skydeck_nb.models import ExperimentRow, Spec
+from skydeck_nb.taskfile import absolute, text_of, without_password
 
 Said = dict[str, Any]
 """Keyword to normalised value, without defaults; JSON-able. ``flags`` is one of them."""
@@ -147,8 +147,10 @@ def keyword_value(keyword: str, value: Any, around: Surroundings) -> Any:
             return sorted(_texts(keyword, value))
         case "env" | "file_mounts" | "resources":
             return _mapping(keyword, value, around)
+        case "task":
+            return check_text(text_of(value, around.cwd), keyword, InvalidCommand)
         case "workdir":
-            return _absolute(os.fspath(value), around)
+            return without_password(absolute(os.fspath(value), around.cwd), keyword)
         case _:
             if not isinstance(value, str):
                 raise InvalidCommand(f"{keyword}={value!r:.60} is of type {type(value).__name__}; write text.")
@@ -214,7 +216,7 @@ def _mapping(keyword: str, value: Any, around: Surroundings) -> dict[str, Any]:
         if keyword == "env" and not isinstance(item, str):
             raise InvalidCommand(f"env {key!r}: {item!r:.60} is of type {type(item).__name__}; write it as text.")
     if keyword == "file_mounts":
-        return {key: _absolute(os.fspath(item), around) for key, item in value.items()}
+        return {key: absolute(os.fspath(item), around.cwd) for key, item in value.items()}
     return {str(key): _plain(f"{keyword}[{key!r}]", item) for key, item in value.items()}
 
 
@@ -226,12 +228,6 @@ def _plain(what: str, value: Any) -> Any:
     if isinstance(value, Sequence):
         return [_plain(what, item) for item in value]
     raise InvalidCommand(f"{what}: {value!r:.60} is of type {type(value).__name__}; write text, numbers or lists.")
-
-
-def _absolute(path: str, around: Surroundings) -> str:
-    if "://" in path:
-        return path
-    return os.path.normpath(Path(around.cwd, Path(path).expanduser()))
 
 
 # -- Declarations and rows --------------------------------------------------------------

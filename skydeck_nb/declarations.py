@@ -25,6 +25,7 @@ from skydeck_nb.errors import InvalidCommand, InvalidSetting
 from skydeck_nb.models import ExperimentRow, SweepRow
 from skydeck_nb.results import sentence
 from skydeck_nb.selection import shortened
+from skydeck_nb.taskfile import is_git_url
 
 if TYPE_CHECKING:
     from skydeck_nb.backends.base import Backend
@@ -58,8 +59,10 @@ def surroundings(backend: Backend) -> Surroundings:
     )
 
 
-def resolve_commit(ref: str, workdir: str | None) -> str:
-    """The commit that a git ref means in a folder now."""
+def resolve_commit(ref: str, workdir: str | None) -> str | None:
+    """The commit that a git ref means in a folder now; ``None`` for a repository elsewhere, asked at the launch."""
+    if workdir is not None and is_git_url(workdir):
+        return None
     folder = workdir or str(Path.cwd())
     remedy = f"git_ref={ref!r} is no commit of a git repository in {folder}"
     try:

@@ -45,7 +45,14 @@ LINK_FIELDS: Final = ("name", "run_name", "experiment_id", "attempt_id", "job_id
 """What may stand in braces in a link template."""
 
 RUN_VARIABLES: Final = frozenset(
-    {"SKYDECK_HOME", "SKYDECK_EXPERIMENT", "SKYDECK_ATTEMPT", "SKYDECK_RUN_DIR", "SKYDECK_CHECKPOINT_DIR"}
+    {
+        "SKYDECK_HOME",
+        "SKYDECK_EXPERIMENT",
+        "SKYDECK_ATTEMPT",
+        "SKYDECK_RUN_DIR",
+        "SKYDECK_CHECKPOINT_DIR",
+        "SKYDECK_SIGN_IN",
+    }
 )
 """Variables of ours that are no settings: the home, and what a run is told."""
 

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from skydeck_nb import background, config, frames
+from skydeck_nb.backends.skypilot import task
 from skydeck_nb.callbacks import Callbacks
+from skydeck_nb.control import orders
 from skydeck_nb.control.runner import LoopStatus, Runner
 from skydeck_nb.desk import Desk
 from skydeck_nb.errors import BackendUnavailable, InvalidSetting, SkydeckError
 from skydeck_nb.experiment import shown
+from skydeck_nb.flags.command import argv
 from skydeck_nb.models import ExperimentRow
 from skydeck_nb.notebook import Why, headline, health_frame, role
 from skydeck_nb.notices import Notices
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from skydeck_nb.store.store import Store
     from skydeck_nb.widget.grid import DeckGrid
 
-LOGS_DEADLINE: Final = 20.0
+LOGS_DEADLINE: Final = 60.0
 """Seconds for a backend to give a job's log."""
 
 
@@ -67,6 +70,7 @@ class Loop:
             store,
             backend,
             background.loop_settings(settings),
+            tell=self.notices.put,
         )
         self.desk = Desk(store, self.runner)
         for sentence in (*store.notices, *settings.notes):
@@ -119,6 +123,17 @@ class Loop:
     def run_name(self, row: ExperimentRow) -> str:
         """What ``{name}`` is in a row's command and paths: frozen at its first launch."""
         return row.run_name or self.settings.run_name.format(name=row.name, user=self._user)
+
+    def task_yaml(self, row: ExperimentRow) -> str:
+        """A row as the SkyPilot task that is sent."""
+        run_name = self.run_name(row)
+        spec = orders.rendered(row, run_name)
+        seconds = None if row.max_hours is None else row.max_hours * 3600
+        arguments = argv(row.spec, name=run_name)
+        made = task.config(
+            spec, arguments, name=row.name, run_name=run_name, priority=row.priority, max_seconds=seconds
+        )
+        return task.text(made)
 
     def plan(self) -> Plan:
         """What the next pass would do."""
@@ -186,7 +201,7 @@ class Loop:
         sign_in = getattr(self.backend, "sign_in", None)
         if sign_in is None:
             return f"The {self.backend.kind} backend needs no sign-in."
-        sign_in()
+        sign_in(print)
         with contextlib.suppress(BackendUnavailable):
             self.runner.refresh()
         return f"Signed in to {self.place}."

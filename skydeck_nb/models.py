@@ -119,6 +119,7 @@ class JobRow:
     status: str = "PENDING"
     reason: str = ""
     error_message: str | None = None
+    """What the backend says of it: why it waits, or why it failed."""
     created_at: datetime
     submitted_at: datetime | None = None
     started_at: datetime | None = None
@@ -193,6 +194,8 @@ class AttemptRow:
     missed_at: datetime | None = None
     error: str | None = None
     ended_at: datetime | None = None
+    sent_as: str | None = None
+    """The backend's user that sent it, where each sees only their own launches."""
 
     @property
     def open(self) -> bool:

@@ -214,6 +214,19 @@ class Requests:
     def forget(self, job_id: int, *, dry_run: bool) -> Result | Plan:
         return self._of_job(job_id, lambda job, row, known, now: requesting.forget(job, row, now), dry_run=dry_run)
 
+    def give_up(self, attempt_id: str, *, dry_run: bool) -> Result | Plan:
+        now = utcnow()
+
+        def prepare(tx: Transaction) -> Draft[Answer]:
+            attempt = next(iter(tx.attempts(ids=[attempt_id])), None)
+            if attempt is None:
+                raise UnknownExperiment(f"There is no launch {attempt_id!r:.60}: deck.attempts() lists them.")
+            rows = tx.experiments([attempt.experiment_id], deleted=None)
+            events, outcomes = requesting.give_up(attempt, rows[0], now)
+            return Draft(events, Answer(outcomes), ids={attempt.experiment_id}, before={rows[0].id: rows[0]})
+
+        return self._answer(prepare, dry_run=dry_run)
+
     def adopt(self, job_id: int, selection: Selection, *, others: bool, dry_run: bool) -> Result | Plan:
         target = self.one(selection).id
 

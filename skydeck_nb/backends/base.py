@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,7 +54,10 @@ __all__ = [
 ]
 
 Gate = Callable[[], None]
-"""Raises when the launch may not be sent (any more): lease lost, stopped, too late. May wait for a commit."""
+"""Raises when the launch may not be sent (any more): lease lost, stopped, too late. May wait for a commit.
+
+The loop's own also has ``wanted()``: whether it is worth going on preparing. It promises nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +81,15 @@ class Cadence:
     ``hot`` and ``discovery`` are the seconds between two looks: at live jobs, and
     for what it does not know of. ``launches`` is how many launches may be under
     way at once, ``None`` for any number; those beyond it wait, and are not begun.
+    ``patience`` is the deadline, in seconds, of a look, a search and a cancel, and
+    ``follow`` the pause between two readings of a log that somebody follows.
     """
 
     hot: float
     discovery: float
     launches: int | None = None
+    patience: float = 30.0
+    follow: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +107,8 @@ class Order:
     metadata: Mapping[str, str]
     priority: int = 0
     max_seconds: float | None = None
+    max_restarts: int = 0
+    """How often the loop itself launches again after a failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +156,35 @@ class Backend(Protocol):
 
     def launch(self, order: Order, gate: Gate, *, deadline: float) -> Launched: ...
 
-    def resolve(self, order_claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> Resolution: ...
+    @property
+    def user(self) -> str | None:
+        """Who launches, as the backend has it, where it lets each see only what is theirs; else ``None``."""
 
-    def refuse(self, claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> None:
+    def resolve(
+        self,
+        order_claim: str,
+        attempt_id: str,
+        request_id: str | None,
+        *,
+        deadline: float,
+        since: datetime | None = None,
+        user: str | None = None,
+    ) -> Resolution:
+        """What one look for an unanswered launch proves.
+
+        ``since``: nothing of it was sent before. ``user``: who sent it, as :attr:`user`
+        was then. Both ``None`` where it is not known.
+        """
+
+    def refuse(
+        self,
+        claim: str,
+        attempt_id: str,
+        request_id: str | None,
+        *,
+        deadline: float,
+        since: datetime | None = None,
+    ) -> None:
         """Keep an unanswered launch from making a job, as far as the backend lets one; idempotent."""
 
     def cancel(self, job_ids: Sequence[int], *, deadline: float) -> None: ...

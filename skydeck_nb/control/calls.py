@@ -27,9 +27,6 @@ log = logging.getLogger("skydeck_nb")
 PREPARE: Final = timedelta(seconds=600)
 """A launch may take this long until its first write: a workdir is packed and uploaded."""
 
-DEADLINE: Final = 30.0
-"""Seconds that a look, a cancel or a search may take."""
-
 
 class Lost(Exception):
     """This process does not lead any more: whatever it was about to write or send is dropped."""
@@ -89,23 +86,33 @@ class Outcome:
 
 def perform(call: Call, store: Store, backend: Backend, leading: Leading, now: Callable[[], datetime]) -> Outcome:
     """Carry out one call and say how it ended."""
+    patience = backend.cadence.patience
     try:
         match call:
             case Observe(query=query):
-                return Outcome(call=call, listing=backend.observe(query, deadline=DEADLINE))
+                return Outcome(call=call, listing=backend.observe(query, deadline=patience))
             case Launch():
                 return _launch(call, store, backend, leading, now)
             case Cancel(jobs=jobs, term=term):
                 if leading.held() != term:
                     return Outcome(call=call, refused="another process leads")
-                backend.cancel([job_id for _, job_id in jobs], deadline=DEADLINE)
+                backend.cancel([job_id for _, job_id in jobs], deadline=patience)
                 return Outcome(call=call, cancelled=True)
             case Resolve(attempt=attempt, refuse=refuse, term=term):
                 if leading.held() != term:
                     return Outcome(call=call, refused="another process leads")
                 if refuse:
-                    backend.refuse(attempt.claim, attempt.id, attempt.request_id, deadline=DEADLINE)
-                found = backend.resolve(attempt.claim, attempt.id, attempt.request_id, deadline=DEADLINE)
+                    backend.refuse(
+                        attempt.claim, attempt.id, attempt.request_id, deadline=patience, since=attempt.created_at
+                    )
+                found = backend.resolve(
+                    attempt.claim,
+                    attempt.id,
+                    attempt.request_id,
+                    deadline=patience,
+                    since=attempt.created_at,
+                    user=attempt.sent_as,
+                )
                 return Outcome(call=call, resolution=found)
     except BackendError as error:
         return Outcome(
@@ -118,7 +125,7 @@ def perform(call: Call, store: Store, backend: Backend, leading: Leading, now: C
 
 def _launch(call: Launch, store: Store, backend: Backend, leading: Leading, now: Callable[[], datetime]) -> Outcome:
     """Prepare and send under a gate that is asked at each write: what fails before it first passed sent nothing."""
-    permission = Permission(call.attempt, call.term, store, leading, now)
+    permission = Permission(call.attempt, call.term, store, leading, now, lambda: backend.user)
     try:
         permission.check()
         launched = backend.launch(call.order, permission, deadline=(PREPARE + SEND_WITHIN).total_seconds())

@@ -117,6 +117,14 @@ REASONS: Final[Mapping[str, Text]] = {
         ),
         rule="A launch whose outcome is unknown is looked for, never repeated blindly.",
     ),
+    "LaunchLost": Text(
+        sentence=(
+            "The launch of {name} got no answer and can be neither found nor ruled out: look for {claim} on the "
+            "backend, then deck.adopt its job, or deck.forget({attempt!r}) where there is none."
+        ),
+        rule="A launch whose outcome stays unknown is looked for, and a person may say that it made no job.",
+        attention=True,
+    ),
     # -- wanted, nothing is alive
     "Queued": Text(sentence="{name} waits: {why}.", rule="Not admitted: waits by priority, then age."),
     "NotYetSeen": Text(
@@ -190,6 +198,10 @@ REASONS: Final[Mapping[str, Text]] = {
         attention=True,
     ),
     # -- not known
+    "NeedsSignIn": Text(
+        sentence="Nothing is done about {name} until somebody has signed in: deck.sign_in().",
+        rule="A failed, partial or late listing changes nothing but its own age.",
+    ),
     "ListingFailed": Text(
         sentence="The backend could not be looked at, so nothing is done about {name}: {error}",
         rule="A failed, partial or late listing changes nothing but its own age.",

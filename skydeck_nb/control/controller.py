@@ -198,9 +198,9 @@ class Controller:
     def next_due(self, now: datetime) -> datetime | None:
         """When the next pass is due if nobody wakes it; ``None``: not before somebody does."""
         ready = self._dirty - self._busy.keys()
-        if ready & self._asked if self.evidence.failed else ready:
-            return now
-        return min((when for i, when in self._due.items() if i not in self._busy), default=None)
+        if self.evidence.failed:  # then only those that somebody asked for are planned: the others wait for a look
+            return now if ready & self._asked else None
+        return now if ready else min((when for i, when in self._due.items() if i not in self._busy), default=None)
 
     # -- outcomes -----------------------------------------------------------------------
 
@@ -210,7 +210,13 @@ class Controller:
             return
         match outcome.call:
             case calls.Observe(query=query):
-                self.looks.end(now, took, discovery=query.discovery, failed=outcome.listing is None)
+                self.looks.end(
+                    now,
+                    took,
+                    discovery=query.discovery,
+                    failed=outcome.listing is None,
+                    needs_sign_in=outcome.needs_sign_in,
+                )
                 self._observed(outcome, now)
             case calls.Launch(attempt=attempt):
                 self._free(attempt.experiment_id)
@@ -233,7 +239,8 @@ class Controller:
 
     def _observed(self, outcome: Outcome, now: datetime) -> None:
         if outcome.listing is None:
-            self.evidence = replace(self.evidence, failed=outcome.error or "The look was given up.")
+            failed = outcome.error or "The look was given up."
+            self.evidence = replace(self.evidence, failed=failed, needs_sign_in=outcome.needs_sign_in)
             waiting = {r.id for r in self.mirror.experiments.values() if r.reason == "NotYetSeen"}
             self._dirty |= waiting
             self._asked |= waiting
@@ -249,7 +256,7 @@ class Controller:
             self._commit(found.events[start : start + FACTS_AT_ONCE])
         self._absences = found.absences
         recovered = bool(self.evidence.failed)
-        self.evidence = replace(self.evidence, failed="", listed_at=listing.begun_at)
+        self.evidence = replace(self.evidence, failed="", needs_sign_in=False, listed_at=listing.begun_at)
         first = self.evidence.complete_at is None
         if listing.complete and listing.query.discovery:
             self.evidence = replace(self.evidence, complete_at=listing.begun_at)
@@ -356,7 +363,8 @@ class Controller:
         if outcome.refused:
             return
         if outcome.resolution is None:
-            self._commit([self._trouble(attempt.experiment_id, outcome, now, attempt_id=attempt.id)])
+            trouble = self._trouble(attempt.experiment_id, outcome, now, attempt_id=attempt.id)
+            self._commit([trouble, *observing.miscounted(self.mirror.attempts.get(attempt.id), now)])
             return
         self._errors.pop(attempt.experiment_id, None)
         with self.store.read() as tx:

@@ -19,6 +19,9 @@ STRETCH: Final = 4.0
 TROUBLE: Final = timedelta(seconds=60)
 """Longest pause between looks while they fail."""
 
+SIGN_IN: Final = timedelta(seconds=5)
+"""Longest pause while only a sign-in is missing: such a look is one small question, and whoever signs in waits."""
+
 AT_ONCE: Final = timedelta(seconds=0.05)
 """Pause after a look before one that was asked for: many answers at once make one look."""
 
@@ -89,14 +92,18 @@ class Looks:
         self.begun += 1
         return self.begun
 
-    def end(self, now: datetime, took: timedelta, *, discovery: bool, failed: bool) -> None:
+    def end(
+        self, now: datetime, took: timedelta, *, discovery: bool, failed: bool, needs_sign_in: bool = False
+    ) -> None:
         """A look is over: put the next ones into the timetable."""
         self.under_way = False
         self._failures = self._failures + 1 if failed else 0
-        stretch = took * STRETCH
+        stretch = min(took * STRETCH, TROUBLE) if failed else took * STRETCH
         trouble = backoff.delay(self._failures, base=timedelta(seconds=max(self._hot, 0.25)), cap=TROUBLE)
 
         def after(seconds: float) -> datetime:
+            if needs_sign_in:
+                return now + SIGN_IN
             jittered = timedelta(seconds=seconds * self._jitter.uniform(0.9, 1.1))
             return now + max(jittered, stretch, trouble)
 

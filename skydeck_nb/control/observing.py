@@ -79,6 +79,7 @@ def facts(known: Known, listing: Listing, now: datetime) -> Facts:
     """What one listing says that was not known. An unchanged world makes no event."""
     events: list[Event] = []
     shown: set[int] = set()
+    taken: set[int] = set()
     absences: dict[int, int] = {}
     for job in listing.jobs:
         row = known.jobs.get(job.id)
@@ -89,6 +90,8 @@ def facts(known: Known, listing: Listing, now: datetime) -> Facts:
             shown.add(job.id)
             if listing.begun_at >= row.changed_at:
                 events += _changes(row, job, now)
+        else:
+            taken.add(job.id)
     for row in known.jobs.values():
         if row.id in shown or not row.alive or not listing.covers(row.id) or listing.begun_at < row.changed_at:
             continue
@@ -98,7 +101,7 @@ def facts(known: Known, listing: Listing, now: datetime) -> Facts:
             events.append(_died(row, now))
         elif not row.lost:
             count = known.absences.get(row.id, 0) + 1
-            if count < ABSENCES:
+            if count < ABSENCES and row.id not in taken:
                 absences[row.id] = count
             else:
                 events.append(_lost(row, now))
@@ -108,13 +111,26 @@ def facts(known: Known, listing: Listing, now: datetime) -> Facts:
 def _same(row: JobRow, job: SeenJob) -> bool:
     """Whether the listed job is the one that the row is about: an id alone is no proof."""
     if row.adopted or row.experiment_id is None or row.attempt_id is None:
-        return row.name == job.name and (row.user is None or job.user is None or row.user == job.user)
+        users = row.user is None or job.user is None or row.user == job.user
+        return row.name == job.name and users and _at_once(row.submitted_at, job.submitted_at)
     return job.metadata.get("attempt_id") == row.attempt_id or job.name == row.name
+
+
+def _at_once(one: datetime | None, other: datetime | None) -> bool:
+    return one is None or other is None or abs(one - other) < timedelta(seconds=1)
+
+
+def _claims(job: SeenJob, deck_id: str) -> Mapping[str, str]:
+    """What a job's metadata says of this deck; nothing where its name is not one of this deck's.
+
+    Metadata alone is copied with a task's YAML, by whoever runs it under a name of their own.
+    """
+    return job.metadata if job.metadata.get("deck_id") == deck_id and f"-sd{deck_id}-" in job.name else {}
 
 
 def _first_sight(known: Known, job: SeenJob, now: datetime, *, everyone: bool) -> list[Event]:
     attempt = known.attempts.get(job.name)
-    claimed = job.metadata if job.metadata.get("deck_id") == known.deck_id else {}
+    claimed = _claims(job, known.deck_id)
     experiment_id = _int(claimed.get("experiment_id")) or (attempt.experiment_id if attempt else None)
     owner = known.experiments.get(experiment_id) if experiment_id is not None else None
     if (attempt is None and not claimed) or owner is None:
@@ -213,14 +229,14 @@ _TIMES: Final = ("submitted_at", "started_at", "ended_at")
 def _row(job: SeenJob, now: datetime, **ours: Any) -> JobRow:
     """A job that has no row yet; its ``changed_at`` lies before every listing."""
     said = {name: getattr(job, name) for name in (*_PLAIN, *_TIMES)}
-    error = (job.message or None) if job.status in TERMINAL else None
     return JobRow(
         id=job.id,
         name=job.name,
         mine=job.mine,
         created_at=now,
         changed_at=NEVER,
-        error_message=error,
+        error_message=job.message or None,
+        git_commit=_commit(job),
         **said,
         **ours,
     )
@@ -239,6 +255,10 @@ def _changes(row: JobRow, job: SeenJob, now: datetime) -> list[Event]:
         when: datetime | None = getattr(job, name)
         if when is not None and when != getattr(row, name):
             changed[name] = micros(when)
+    if (job.message or None) != row.error_message:
+        changed["error_message"] = job.message or None
+    if (commit := _commit(job)) is not None and commit != row.git_commit:
+        changed["git_commit"] = commit
     back = row.lost or (row.forgotten and job.status not in TERMINAL)
     if back:
         changed |= {"lost": 0, "forgotten": 0}
@@ -247,8 +267,6 @@ def _changes(row: JobRow, job: SeenJob, now: datetime) -> list[Event]:
     if not changed:
         return []
     moved = job.status != row.status
-    if moved and job.status in TERMINAL and job.message:
-        changed["error_message"] = job.message
     if moved and job.status in TERMINAL and job.ended_at is None and row.ended_at is None:
         changed["ended_at"] = micros(now)
 
@@ -332,6 +350,12 @@ def _gone(row: JobRow, now: datetime) -> JobStateChanged:
     )
 
 
+def _commit(job: SeenJob) -> str | None:
+    """The commit that the job was launched at, as ``git describe --dirty`` marks a tree that was more than that."""
+    commit = job.metadata.get("git_commit")
+    return f"{commit}-dirty" if commit and job.metadata.get("git_dirty") == "1" else commit
+
+
 def _int(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
 
@@ -351,10 +375,7 @@ def resolved(
     if found.never:
         return (not_launched(attempt, "NeverSent", now),)
     if not found.clean_miss:
-        if attempt.misses == 0:
-            return ()
-        cleared = Change("attempts", attempt.id, {"misses": 0, "missed_at": None})
-        return (AttemptMissed(**common, misses=0, changes=(cleared,)),)
+        return miscounted(attempt, now)
     since = attempt.send_before or attempt.created_at
     if found.begun_at < since + FIRST_MISS:
         return ()
@@ -365,6 +386,15 @@ def resolved(
         return (not_launched(attempt, "NotFound", now),)
     missed = Change("attempts", attempt.id, {"misses": misses, "missed_at": micros(found.begun_at)})
     return (AttemptMissed(**common, misses=misses, changes=(missed,)),)
+
+
+def miscounted(attempt: AttemptRow | None, now: datetime) -> tuple[Event, ...]:
+    """Anything but a clean miss, a look that failed too, begins the count anew."""
+    if attempt is None or attempt.misses == 0:
+        return ()
+    cleared = Change("attempts", attempt.id, {"misses": 0, "missed_at": None})
+    common: dict[str, Any] = {"at": now, "experiment_id": attempt.experiment_id, "attempt_id": attempt.id}
+    return (AttemptMissed(**common, misses=0, changes=(cleared,)),)
 
 
 def not_launched(attempt: AttemptRow, reason: str, now: datetime) -> AttemptNotLaunched:

@@ -62,15 +62,25 @@ def requested(row: ExperimentRow, attempt: AttemptRow, run_name: str) -> LaunchR
 
 
 def rendered(row: ExperimentRow, run_name: str) -> Spec:
-    """The spec with the placeholders of its folder and environment filled in; those of the command are argv's.
+    """The spec with the placeholders of its folder, mounts and environment filled in; the command's are argv's.
 
     Raises:
         InvalidCommand: a placeholder that is no flag of this experiment.
     """
     spec = row.spec
-    env = {key: render_text(text, spec, run_name, f"env {key}") for key, text in spec.env.items()}
-    workdir = None if spec.workdir is None else render_text(spec.workdir, spec, run_name, "workdir")
-    return spec if env == spec.env and workdir == spec.workdir else replace(spec, env=env, workdir=workdir)
+
+    def filled(text: str, where: str) -> str:
+        return render_text(text, spec, run_name, where)
+
+    env = {key: filled(text, f"env {key}") for key, text in spec.env.items()}
+    workdir = None if spec.workdir is None else filled(spec.workdir, "workdir")
+    mounts = {
+        filled(target, f"file_mounts {target!r}"): filled(source, f"file_mounts {target!r}")
+        for target, source in spec.file_mounts.items()
+    }
+    if (env, workdir, mounts) == (spec.env, spec.workdir, spec.file_mounts):
+        return spec
+    return replace(spec, env=env, workdir=workdir, file_mounts=mounts)
 
 
 def order(row: ExperimentRow, attempt: AttemptRow, *, deck_id: str, run_name: str) -> Order:
@@ -98,4 +108,5 @@ def order(row: ExperimentRow, attempt: AttemptRow, *, deck_id: str, run_name: st
         metadata=metadata,
         priority=row.priority,
         max_seconds=row.max_hours * 3600 if row.max_hours is not None else None,
+        max_restarts=row.max_restarts,
     )

@@ -36,13 +36,20 @@ class Permission:
     """
 
     def __init__(
-        self, attempt: AttemptRow, term: int, store: Store, leading: Leading, now: Callable[[], datetime]
+        self,
+        attempt: AttemptRow,
+        term: int,
+        store: Store,
+        leading: Leading,
+        now: Callable[[], datetime],
+        user: Callable[[], str | None],
     ) -> None:
         self._attempt = attempt
         self._term = term
         self._store = store
         self._leading = leading
         self._now = now
+        self._user = user
         self._send_before: datetime | None = None
         self.passed = False
 
@@ -62,6 +69,14 @@ class Permission:
         with self._store.read() as tx:
             self._launchable(tx)
 
+    def wanted(self) -> bool:
+        """The same as an answer: whoever prepares may ask now and then, and stop an upload that is for nobody."""
+        try:
+            self.check()
+        except Refused:
+            return False
+        return True
+
     def _allow(self) -> datetime:
         """Commit ``send_before`` if the launch is still wanted, in one durable transaction."""
         self._lead()
@@ -74,6 +89,8 @@ class Permission:
             moment = self._now()
             send_before = moment + SEND_WITHIN
             columns: dict[str, Cell] = {"state": "SENDING", "send_before": micros(send_before)}
+            if (user := self._user()) is not None:
+                columns["sent_as"] = user
             tx.apply(
                 [
                     SendAllowed(

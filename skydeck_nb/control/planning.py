@@ -30,6 +30,9 @@ SEND_WITHIN: Final = timedelta(seconds=60)
 GOOD: Final = frozenset({"Running", "CostUnknown", "Succeeded"})
 """The reasons of an experiment that runs, or ran, as it was wanted."""
 
+LOOKED_FOR: Final = timedelta(minutes=10)
+"""After this long a launch that can be neither found nor ruled out needs a person; it is still looked for."""
+
 ANSWER_GRACE: Final = timedelta(seconds=15)
 """How long after ``send_before`` the sender itself is still expected to report."""
 
@@ -46,13 +49,15 @@ class Evidence:
 
     ``complete_at``: when the last complete listing of our ids and claims was
     begun, ``None`` before the first one of this ``term``. ``failed``: why the
-    last look failed, empty when it did not.
+    last look failed, empty when it did not; ``needs_sign_in``: for want of a
+    sign-in, which is said once for the deck and not in each row.
     """
 
     term: int
     complete_at: datetime | None = None
     listed_at: datetime | None = None
     failed: str = ""
+    needs_sign_in: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +147,8 @@ def plan(want: Want, seen: Seen, now: datetime) -> Plan:
     """One experiment's next step: purely computational, whatever the history."""
     row, evidence = want.row, seen.evidence
     if evidence.failed:
+        if evidence.needs_sign_in:
+            return _because(row, "NeedsSignIn")
         return _because(row, "ListingFailed", error=evidence.failed)
     alive = tuple(sorted((j for j in seen.jobs if j.alive), key=lambda j: j.id))
     attempt = next((a for a in seen.attempts if a.open), None)
@@ -177,6 +184,16 @@ def _unwanted(
     lost = [j for j in alive if j.lost]
     if lost and len(lost) == len(alive) and attempt is None:
         return _because(row, "JobLost", state="LOST", job=lost[0].id)
+    if attempt is not None and not alive and _given_time(attempt, now):
+        return _because(
+            row,
+            "LaunchLost",
+            actions=close,
+            state="STOPPING",
+            requeue_after=wait,
+            claim=attempt.claim,
+            attempt=attempt.id,
+        )
     if alive or attempt is not None:
         what = (
             f"job {alive[0].id} is being cancelled"
@@ -289,15 +306,24 @@ def _unanswered(row: ExperimentRow, attempt: AttemptRow, evidence: Evidence, now
     )
     if sender_expected:
         return _because(row, "Launching", state="LAUNCHING", requeue_after=ANSWER_GRACE)
+    reason = (
+        "LaunchAccepted" if _accepted(attempt, now) else "LaunchLost" if _given_time(attempt, now) else "LaunchUnknown"
+    )
     return _because(
         row,
-        "LaunchAccepted" if _accepted(attempt, now) else "LaunchUnknown",
+        reason,
         actions=(Resolve(attempt_id=attempt.id),),
         state="LAUNCHING",
         requeue_after=_next_look(attempt, now),
         claim=attempt.claim,
         request=attempt.request_id,
+        attempt=attempt.id,
     )
+
+
+def _given_time(attempt: AttemptRow, now: datetime) -> bool:
+    """Whether it was looked for long enough for a person to be asked."""
+    return now > (attempt.send_before or attempt.created_at) + LOOKED_FOR
 
 
 def under_way(attempt: AttemptRow, now: datetime) -> bool:
@@ -381,7 +407,7 @@ def _alive(want: Want, seen: Seen, alive: tuple[JobRow, ...], attempt: AttemptRo
         actions=actions,
         state=state,
         requeue_after=requeue,
-        why=f" ({kept.reason})" if kept.reason else "",
+        why=f" ({(kept.error_message or kept.reason).rstrip('.')})" if kept.error_message or kept.reason else "",
         what=f"job {kept.id} is being cancelled",
         **facts,
     )
@@ -584,7 +610,7 @@ def _over(
 
 
 def _conditions(reason: str, message: str) -> tuple[Condition, ...]:
-    if reason == "ListingFailed":
+    if reason in ("ListingFailed", "NeedsSignIn"):
         return (Condition(type="Observed", status="Unknown", reason=reason, message=message),)
     ready = Condition(type="Ready", status="True" if reason in GOOD else "False", reason=reason, message=message)
     if reason in ("RestartToApply", "Outdated"):

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
+from skydeck_nb.control import observing
 from skydeck_nb.errors import InvalidName, InvalidSetting, NameTaken, NotYours, UnknownExperiment
 from skydeck_nb.events import (
     CancelRequested,
@@ -43,7 +44,7 @@ from skydeck_nb.events import (
     UndeleteRequested,
     micros,
 )
-from skydeck_nb.models import ExperimentRow, JobRow, SweepRow
+from skydeck_nb.models import AttemptRow, ExperimentRow, JobRow, SweepRow
 from skydeck_nb.states import FAILED
 
 How = Literal["start", "retry", "restart"]
@@ -429,6 +430,20 @@ def forget(job: JobRow, row: ExperimentRow | None, now: datetime) -> Prepared:
         changes=(Change("jobs", job.id, {"forgotten": 1, "changed_at": micros(now)}),),
     )
     return Prepared([event], [_of_job(job, row, "forgotten", f"job {job.id} counts as gone")])
+
+
+def give_up(attempt: AttemptRow, row: ExperimentRow, now: datetime) -> Prepared:
+    """Say that a launch without an answer made no job, so that its experiment may be launched again."""
+    if not attempt.open:
+        said = f"its launch {attempt.id} is {attempt.state} already"
+        return Prepared([], [Outcome(row.id, row.name, "skipped", said)])
+    if attempt.state != "UNKNOWN":
+        raise InvalidSetting(
+            f"The launch {attempt.id} of {row.name} is under way: deck.stop({row.name!r}) takes it back; only one "
+            "without an answer can be forgotten."
+        )
+    outcome = Outcome(row.id, row.name, "forgotten", f"the launch {attempt.id} counts as never made")
+    return Prepared([observing.not_launched(attempt, "Forgotten", now)], [outcome])
 
 
 def _own(job: JobRow, others: bool, verb: str) -> None:

@@ -81,10 +81,13 @@ class Runner:
         *,
         now: Callable[[], datetime] = utcnow,
         lease: Lease | None = None,
+        tell: Callable[[str], None] = log.warning,
     ) -> None:
+        """``tell`` takes the sentence with which a sign-in begins to be missing, once each time."""
         self._store = store
         self._backend = backend
         self._now = now
+        self._tell = tell
         self._lease = lease or Lease(store, holder=describe_process(), on_change=self._poke)
         self._lock = threading.RLock()
         self._controller = Controller(store, backend, settings)
@@ -190,6 +193,7 @@ class Runner:
     def preview(self, rows: Sequence[ExperimentRow]) -> list[Planned]:
         """What the next pass would do about these rows, which need not be stored."""
         with self._lock:
+            self._controller.advance()
             return self._controller.preview(rows, self._now())
 
     def ask_for_everyone(self) -> None:
@@ -198,9 +202,14 @@ class Runner:
             self._controller.looks.ask_for_everyone(self._now())
         self._poke()
 
-    def refresh(self, timeout: float = 30.0) -> None:
-        """Look at the backend now and wait for it. Raises :class:`BackendUnavailable` when the look failed."""
+    def refresh(self, timeout: float | None = None) -> None:
+        """Look at the backend now and wait for it, by default for as long as two looks may take.
+
+        Raises:
+            BackendUnavailable: the look failed, or did not end in time.
+        """
         self._require_lead("look")
+        timeout = 2 * self._backend.cadence.patience if timeout is None else timeout
         with self._lock:
             self._controller.looks.ask()
             before = self._controller.looks.begun
@@ -212,7 +221,7 @@ class Runner:
         if self._error:
             raise (NeedsSignIn if self._needs_sign_in else BackendUnavailable)(self._error)
 
-    def reconcile(self, timeout: float = 30.0) -> None:
+    def reconcile(self, timeout: float | None = None) -> None:
         """Look, then plan every experiment once, and wait until that is done."""
         self.refresh(timeout)
         with self._lock:
@@ -316,6 +325,8 @@ class Runner:
         if isinstance(outcome.call, Observe):
             self._looked = outcome.call.number
             self._error = outcome.error or None
+            if outcome.needs_sign_in and not self._needs_sign_in:
+                self._tell(outcome.error)
             self._needs_sign_in = outcome.needs_sign_in
 
     def _strike(self, error: Exception) -> None:

@@ -123,13 +123,14 @@ def _first(connection: sqlite3.Connection) -> None:
     )
 
 
-def _prices_and_budgets(connection: sqlite3.Connection) -> None:
+def _for_a_shared_server(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE jobs ADD COLUMN hourly_cost REAL")
     connection.execute("ALTER TABLE sweeps ADD COLUMN max_gpu_hours REAL")
     connection.execute("ALTER TABLE sweeps ADD COLUMN max_cost REAL")
+    connection.execute("ALTER TABLE attempts ADD COLUMN sent_as TEXT")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _prices_and_budgets)
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _for_a_shared_server)
 """Number *n* takes a file from version *n* to *n + 1*, inside one transaction that the caller holds."""
 
 

@@ -153,6 +153,24 @@ def test_one_lost_answer_does_not_stop_a_server_that_takes_one_launch_at_once() 
             assert [row.reason for row in tx.experiments()] == ["LaunchUnknown", "Running"]
 
 
+def test_while_looks_fail_the_loop_is_not_woken_for_what_must_wait_for_one() -> None:
+    with world(1, experiments=1, outcomes={"*": Outcome("RUNNING")}) as made:
+        made.round()
+        made.backend.inject("QueuedRequest(1200)")
+        made.ask("start", 1)
+        made.round()
+        leader = made.leader
+        assert leader is not None
+        assert leader.controller.next_due(made.clock()) is not None
+        made.backend.inject("FailedListing")
+        made.pass_time(600)
+        assert leader.controller.evidence.failed
+        assert leader.controller.next_due(made.clock()) is None
+        made.backend.heal()
+        made.converge()
+        made.examine_end()
+
+
 def test_who_waits_is_launched_when_another_has_ended() -> None:
     loop = LoopSettings(hot=10.0, discovery=60.0, max_live=1)
     outcomes = {"*": Outcome("SUCCEEDED", after=5)}

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from skydeck_nb.control.looks import EVERYONE, STRETCH, TROUBLE, Looks
+from skydeck_nb.control.looks import EVERYONE, SIGN_IN, STRETCH, TROUBLE, Looks
 from tests.control.rows import T
 
 
@@ -49,6 +49,12 @@ def test_what_is_alive_is_looked_at_more_often(looks: Looks) -> None:
     assert looks.due(later(11.1), True) == (True, False)
 
 
+def test_a_look_that_failed_after_long_is_repeated_within_the_longest_pause(looks: Looks) -> None:
+    look(looks, 0, took=80, failed=True)
+    assert looks.due(later(TROUBLE.total_seconds() - 1), True) == (False, False)
+    assert looks.due(later(TROUBLE.total_seconds()), True) == (True, True)
+
+
 def test_a_slow_server_is_not_made_slower(looks: Looks) -> None:
     look(looks, 0, took=30)
     assert looks.due(later(30 * STRETCH - 1), True) == (False, False)
@@ -75,6 +81,13 @@ def test_failures_back_off_and_a_success_ends_that(looks: Looks) -> None:
     assert looks.due(later(TROUBLE.total_seconds()), True) == (True, True)
     look(looks, 100)
     assert looks.due(later(111.1), True) == (True, False)
+
+
+def test_while_a_sign_in_is_missing_one_asks_often(looks: Looks) -> None:
+    for _ in range(12):
+        looks.begin()
+        looks.end(T, timedelta(seconds=0.1), discovery=True, failed=True, needs_sign_in=True)
+    assert looks.due(T + SIGN_IN, True) == (True, True)
 
 
 def test_one_who_asks_during_a_look_gets_another_one(looks: Looks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,6 +54,11 @@ def listing(*jobs: SeenJob, begun_at: datetime = T, ids: tuple[int, ...] = (1,),
         everyone=how.pop("everyone", False),
     )
     return Listing(query=query, begun_at=begun_at, jobs=jobs, **how)
+
+
+def changed(found: Facts) -> Mapping[str, Any]:
+    """The columns that the first event changes."""
+    return found.events[0].changes[0].columns or {}
 
 
 def kinds(found: Facts) -> list[str]:
@@ -115,6 +121,21 @@ def test_a_job_that_is_found_has_the_machines_that_were_asked_for_unless_it_says
     assert (found["nodes"], found["gpus"]) == (2, 2)
     found = columns(facts(known(attempts=(attempt(),)), listing(seen(gpus=8)), T))
     assert (found["nodes"], found["gpus"]) == (2, 8)
+
+
+def test_why_a_job_waits_is_kept_until_it_waits_no_more() -> None:
+    waits = facts(known(job(status="PENDING")), listing(seen(status="PENDING", message="Waiting for others")), T)
+    assert changed(waits)["error_message"] == "Waiting for others"
+    row = job(status="PENDING", error_message="Waiting for others")
+    assert changed(facts(known(row), listing(seen(status="RUNNING")), T))["error_message"] is None
+
+
+@pytest.mark.parametrize(("dirty", "commit"), [("0", "abc123"), ("1", "abc123-dirty"), (None, "abc123")])
+def test_the_commit_that_a_job_says_it_was_launched_at_is_recorded(dirty: str | None, commit: str) -> None:
+    said = {"git_commit": "abc123"} | ({} if dirty is None else {"git_dirty": dirty})
+    found = facts(known(job()), listing(seen(metadata=said)), T)
+    assert changed(found)["git_commit"] == commit
+    assert not facts(known(job(git_commit=commit)), listing(seen(metadata=said)), T).events
 
 
 def test_a_preemption_and_its_recovery() -> None:
@@ -181,8 +202,14 @@ def test_a_forgotten_job_need_not_be_lost_to_be_found() -> None:
 def test_an_adopted_job_is_the_same_only_with_name_and_user() -> None:
     row = job(adopted=True, attempt_id=None, name="by-hand", user="me")
     assert facts(known(row), listing(seen(name="by-hand", user="me")), T) == Facts(events=(), absences={})
-    assert facts(known(row), listing(seen(name="by-hand", user="you")), T).absences == {1: 1}
-    assert facts(known(row), listing(seen(name="another", user="me")), T).absences == {1: 1}
+    for other in ({"name": "by-hand", "user": "you"}, {"name": "another", "user": "me"}):
+        assert kinds(facts(known(row), listing(seen(1, **other)), T)) == ["JobLost"]
+
+
+def test_an_adopted_job_of_another_submission_is_another_job() -> None:
+    row = job(adopted=True, attempt_id=None, name="by-hand", user="me", submitted_at=ago(500))
+    again = seen(name="by-hand", user="me", submitted_at=ago(50))
+    assert kinds(facts(known(row), listing(again), T)) == ["JobLost"]
 
 
 def test_a_job_found_of_an_older_run_is_not_the_current_one() -> None:
@@ -198,9 +225,15 @@ def test_only_a_backend_that_can_prove_death_ends_a_job_that_is_gone() -> None:
     assert columns(found)["status"] == "FAILED"
 
 
-def test_an_id_without_its_claim_is_another_job() -> None:
+def test_an_id_that_another_job_has_is_lost_at_once_so_that_nobody_elses_is_cancelled() -> None:
     other = seen(1, "RUNNING", name="somebody-elses")
-    assert facts(known(job()), listing(other), T).absences == {1: 1}
+    assert kinds(facts(known(job()), listing(other), T)) == ["JobLost"]
+
+
+def test_a_copy_of_our_task_under_another_name_is_not_ours() -> None:
+    said = {"deck_id": "abcdef", "experiment_id": "1", "attempt_id": "attempt1", "run": "1"}
+    assert kinds(facts(known(), listing(seen(9, name="copied", metadata=said)), T)) == ["JobSeen"]
+    assert kinds(facts(known(), listing(seen(9, name="copied", metadata=said, mine=False)), T)) == []
 
 
 def test_a_job_of_an_unanswered_launch_is_found_by_its_name() -> None:

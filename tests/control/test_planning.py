@@ -48,6 +48,15 @@ TABLE: list[Case] = [
         "ListingFailed",
         None,
     ),
+    (
+        "a sign-in is missing: nothing, and the row does not repeat the command",
+        {},
+        (),
+        {"evidence": Evidence(term=3, failed="Run sky api login.", needs_sign_in=True)},
+        (),
+        "NeedsSignIn",
+        None,
+    ),
     ("wanted and nothing alive: launch", {}, (), {}, LAUNCH, "Launching", "LAUNCHING"),
     ("not before one complete listing", {}, (), {"evidence": Evidence(term=3)}, (), "NotYetSeen", "QUEUED"),
     (

@@ -196,7 +196,7 @@ def test_an_expired_sign_in_is_said_with_its_remedy_and_goes_on_by_itself(store:
     loops.append(loop)
     ask(store, requesting.start, [1])
     loop.runner.wake()
-    loop.until(lambda m: m.experiments[1].reason == "ListingFailed")
+    loop.until(lambda m: m.experiments[1].reason == "NeedsSignIn")
     assert loop.runner.status().needs_sign_in
     backend.heal()
     loop.until(all_in("SUCCEEDED"))

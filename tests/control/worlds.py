@@ -145,12 +145,14 @@ class MortalBackend:
         self._backend.cancel(job_ids, deadline=deadline)
         self._switch.step("after a cancel")
 
-    def refuse(self, claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> None:
+    def refuse(self, claim: str, attempt_id: str, request_id: str | None, *, deadline: float, **sent: Any) -> None:
         self._switch.step("before a refusal")
         self._backend.refuse(claim, attempt_id, request_id, deadline=deadline)
         self._switch.step("after a refusal")
 
-    def resolve(self, claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> Resolution:
+    def resolve(
+        self, claim: str, attempt_id: str, request_id: str | None, *, deadline: float, **sent: Any
+    ) -> Resolution:
         self._switch.step("before a search")
         found = self._backend.resolve(claim, attempt_id, request_id, deadline=deadline)
         self._switch.step("after a search")

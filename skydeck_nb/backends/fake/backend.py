@@ -162,7 +162,16 @@ class FakeBackend(Controls):
                 raise lost
             return Launched(job_id=request.job_ids[0] if request.job_ids else None, request_id=request.id)
 
-    def resolve(self, order_claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> Resolution:
+    def resolve(
+        self,
+        order_claim: str,
+        attempt_id: str,
+        request_id: str | None,
+        *,
+        deadline: float,
+        since: datetime | None = None,
+        user: str | None = None,
+    ) -> Resolution:
         call = self._enter("resolve", order_claim, deadline)
         self._wait(call, "request")
         with self._lock:
@@ -203,7 +212,15 @@ class FakeBackend(Controls):
             return Resolution(begun_at=begun_at, message="The server was started since: the count begins again.")
         return Resolution(clean_miss=True, begun_at=begun_at, message="Neither a request nor a job has this claim.")
 
-    def refuse(self, claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> None:
+    def refuse(
+        self,
+        claim: str,
+        attempt_id: str,
+        request_id: str | None,
+        *,
+        deadline: float,
+        since: datetime | None = None,
+    ) -> None:
         with self._lock:
             self._refused.add(claim)  # in our own transport first, whatever the server says
         call = self._enter("refuse", claim, deadline)

@@ -102,6 +102,10 @@ class LocalBackend:
         """
         return self._spool.stamp()
 
+    @property
+    def user(self) -> None:
+        return None  # whoever may write the folder sees all of it
+
     def check(self, spec: Spec) -> None:
         resources.check(spec, queue.capacity(self._spool).gpus)
 
@@ -192,14 +196,31 @@ class LocalBackend:
             sentence = f"The job cannot be written to {self.root} ({error.strerror}); nothing runs."
             raise LaunchRejected(sentence, retryable=True, reason="SpoolUnwritable") from error
 
-    def resolve(self, order_claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> Resolution:
+    def resolve(
+        self,
+        order_claim: str,
+        attempt_id: str,
+        request_id: str | None,
+        *,
+        deadline: float,
+        since: datetime | None = None,
+        user: str | None = None,
+    ) -> Resolution:
         begun_at = datetime.now(UTC)
         answer = self._refused(attempt_id)
         if isinstance(answer, int):
             return Resolution(job_id=answer, begun_at=begun_at, message=f"It made the job {answer}.")
         return Resolution(never=True, begun_at=begun_at, message="It made no job, and never will.")
 
-    def refuse(self, claim: str, attempt_id: str, request_id: str | None, *, deadline: float) -> None:
+    def refuse(
+        self,
+        claim: str,
+        attempt_id: str,
+        request_id: str | None,
+        *,
+        deadline: float,
+        since: datetime | None = None,
+    ) -> None:
         self._refused(attempt_id)
 
     def _refused(self, attempt_id: str) -> int | str:

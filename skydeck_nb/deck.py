@@ -263,8 +263,10 @@ class Deck:
         """Put an orphan under an experiment; ``deck.orphans()`` lists them."""
         return self._requests.adopt(whole(job_id, "job_id", ORPHAN), name, others=others, dry_run=dry_run)
 
-    def forget(self, job_id: int, *, dry_run: bool = False) -> Result | Plan:
-        """Say that a lost job is gone."""
+    def forget(self, job_id: int | str, *, dry_run: bool = False) -> Result | Plan:
+        """Say that a lost job is gone, or that a launch without an answer (its id in ``deck.attempts()``) made none."""
+        if isinstance(job_id, str):
+            return self._requests.give_up(job_id, dry_run=dry_run)
         return self._requests.forget(whole(job_id, "job_id", JOB), dry_run=dry_run)
 
     # -- the loop ------------------------------------------------------------------------
@@ -277,13 +279,13 @@ class Deck:
         """Why an experiment is as it is: the rule that decided, its inputs, the age of what was seen."""
         return self._loop.explain(self._requests.one(name))
 
-    def reconcile(self, timeout: float = 30.0) -> None:
+    def reconcile(self, timeout: float | None = None) -> None:
         """Look at the backend and plan every experiment once, and wait for that."""
-        self._loop.runner.reconcile(seconds(timeout))
+        self._loop.runner.reconcile(None if timeout is None else seconds(timeout))
 
-    def refresh(self, timeout: float = 30.0) -> None:
-        """Look at the backend now, and wait for it."""
-        self._loop.runner.refresh(seconds(timeout))
+    def refresh(self, timeout: float | None = None) -> None:
+        """Look at the backend now, and wait for it; by default for as long as it may take (one or two minutes)."""
+        self._loop.runner.refresh(None if timeout is None else seconds(timeout))
 
     def health(self) -> pd.DataFrame:
         """One row a part of the deck: whether it is well, and what to do where it is not."""
@@ -490,6 +492,14 @@ class Deck:
 
     def _run_name(self, row: ExperimentRow) -> str:
         return self._loop.run_name(row)
+
+    def _task_yaml(self, row: ExperimentRow) -> str:
+        return self._loop.task_yaml(row)
+
+    @property
+    def _follow_pause(self) -> float:
+        """Seconds between two looks at a log that is followed."""
+        return self._loop.backend.cadence.follow
 
     def _wait(self, ids: Sequence[int], *, timeout: float | None, check: bool) -> pd.DataFrame:
         self._loop.wait(ids, timeout=None if timeout is None else seconds(timeout), check=check)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from skydeck_nb import states
 from skydeck_nb.flags.command import argv, command_line
+from skydeck_nb.following import followed
 from skydeck_nb.models import ExperimentRow, FlagValue
-from skydeck_nb.taskfile import task_yaml
 from skydeck_nb.tracebacks import shorten
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from skydeck_nb.notebook import Why
     from skydeck_nb.plan import Plan
     from skydeck_nb.results import Result
-
-FOLLOW: Final = 0.5
-"""Seconds between two looks at a log that is followed."""
 
 
 @shorten
@@ -100,9 +97,8 @@ class Experiment:
 
     @property
     def task_yaml(self) -> str:
-        """The same as a SkyPilot task."""
-        row = self._row()
-        return task_yaml(row.spec, name=self._deck._run_name(row), argv=self.argv)
+        """The same as the SkyPilot task that is sent, but for what belongs to one attempt alone."""
+        return self._deck._task_yaml(self._row())
 
     # -- frames ------------------------------------------------------------------------
 
@@ -193,21 +189,13 @@ class Experiment:
         return None
 
     def _followed(self, tail: int | None) -> Iterator[str]:
-        """What comes, each line once: the tail is cut from the very text that the next one goes on from."""
-        known: int | None = None
-        length = 0
-        while True:
-            busy = shown(self._row()) in BUSY  # before the log is read, so that its end is not missed
-            job_id = self._deck._newest_job(self._id)
-            if job_id is not None:
-                text = self._deck.logs(job_id, tail=None)
-                if job_id != known or len(text) < length:  # another job, or a log that began anew
-                    known, length = job_id, 0 if tail is None else len(text) - len(_last_lines(text, tail))
-                yield text[length:]
-                length = len(text)
-            if not busy:
-                return
-            time.sleep(FOLLOW)
+        return followed(
+            newest=lambda: self._deck._newest_job(self._id),
+            busy=lambda: shown(self._row()) in BUSY,
+            read=lambda job_id, lines: self._deck.logs(job_id, tail=lines),
+            pause=lambda: time.sleep(self._deck._follow_pause),
+            tail=tail,
+        )
 
     # -- how it reads ------------------------------------------------------------------
 
@@ -283,7 +271,3 @@ def _resources(row: ExperimentRow) -> list[str]:
         )
         if text
     ]
-
-
-def _last_lines(text: str, lines: int) -> str:
-    return "".join(text.splitlines(keepends=True)[-lines:]) if lines > 0 else ""

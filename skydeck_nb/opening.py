@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from skydeck_nb import config, logfile
-from skydeck_nb.errors import BackendUnavailable, DeckOpen, InvalidSetting
+from skydeck_nb.errors import DeckOpen, InvalidSetting
 from skydeck_nb.tracebacks import short
 
 if TYPE_CHECKING:
@@ -144,17 +144,15 @@ def make_backend(settings: config.Settings) -> Backend:
             from skydeck_nb.backends.local import LocalBackend
 
             config.private_folder(settings.local_root)
-            config.private_folder(settings.local_root)
             return LocalBackend(settings.local_root, slots=settings.slots, gpus=settings.gpus, grace=settings.grace)
         case "fake":
             from skydeck_nb.backends.fake import FakeBackend
 
             return FakeBackend()
-        case _:
-            raise BackendUnavailable(
-                "The SkyPilot backend is not part of this build yet: sd.open() has the embedded one, "
-                "sd.open(backend=sd.FakeBackend()) one to learn with."
-            )
+        case "skypilot":
+            from skydeck_nb.backends.skypilot import SkyPilotBackend
+
+            return SkyPilotBackend()
 
 
 DEMO_SLOTS: Final = 6

@@ -21,6 +21,7 @@ from skydeck_nb.cli.place import Deck
 from skydeck_nb.cli.printing import note
 from skydeck_nb.cli.reading import shown
 from skydeck_nb.errors import SkydeckError
+from skydeck_nb.following import followed
 
 if TYPE_CHECKING:
     from skydeck_nb.backends.base import Backend
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 FOLLOW: Final = 0.2
 """Seconds between two looks at a log that is followed."""
-DEADLINE: Final = 20.0
+DEADLINE: Final = 60.0
 """Seconds for a backend to give a log."""
 BLOCK: Final = 1 << 16
 BUSY: Final = frozenset({"QUEUED", "LAUNCHING", "PENDING", "STARTING", "RUNNING", "RECOVERING", "STOPPING", "UNKNOWN"})
@@ -118,23 +119,14 @@ def of_experiments(deck: Deck, names: Sequence[str], lines: int, *, follow: bool
 
 def _follow(store: Store, backend: Backend, experiment_id: int, lines: int) -> None:
     """Print what comes until nothing more can: over restarts, each job from its start."""
-    known: int | None = None
-    length = 0
-    first = True
-    while True:
-        busy = _state(store, experiment_id) in BUSY  # before the log is read, so that its end is not missed
-        job_id = _newest(store, experiment_id)
-        if job_id is not None:
-            if job_id != known:
-                known, length = job_id, 0
-            text = backend.logs(job_id, tail=None, deadline=DEADLINE)
-            fresh = text[length:] if len(text) >= length else text
-            if fresh:
-                _out(last_lines(fresh.encode(errors="replace"), lines) if first else fresh.encode(errors="replace"))
-            length, first = len(text), False
-        if not busy:
-            return
-        time.sleep(FOLLOW)
+    for text in followed(
+        newest=lambda: _newest(store, experiment_id),
+        busy=lambda: _state(store, experiment_id) in BUSY,
+        read=lambda job_id, tail: backend.logs(job_id, tail=tail, deadline=DEADLINE),
+        pause=lambda: time.sleep(backend.cadence.follow),
+        tail=lines,
+    ):
+        _out(text.encode(errors="replace"))
 
 
 def _newest(store: Store, experiment_id: int) -> int | None:

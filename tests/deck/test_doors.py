@@ -23,7 +23,7 @@ REFUSED: dict[str, Callable[[sd.Deck], object]] = {
     "timeout='x'": lambda deck: deck["s-n1"].wait(timeout="x"),  # type: ignore[arg-type]
     "timeout=nan": lambda deck: deck.sweeps["s"].wait(timeout=float("nan")),
     "timeout=-1": lambda deck: deck.refresh(-1),
-    "timeout=None": lambda deck: deck.reconcile(None),  # type: ignore[arg-type]
+    "timeout='soon'": lambda deck: deck.reconcile("soon"),  # type: ignore[arg-type]
 }
 
 

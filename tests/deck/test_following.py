@@ -24,7 +24,7 @@ def growing(deck: sd.Deck, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     monkeypatch.setattr(type(deck), "logs", logs)
     monkeypatch.setattr(type(deck), "_newest_job", lambda self, experiment_id: 1)
     monkeypatch.setattr("skydeck_nb.experiment.shown", lambda row: last["state"])
-    monkeypatch.setattr("skydeck_nb.experiment.FOLLOW", 0)
+    monkeypatch.setattr(type(deck), "_follow_pause", 0)
     return deck["a"]
 
 

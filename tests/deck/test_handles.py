@@ -20,7 +20,7 @@ def test_a_handle_reads_the_present_row(deck: sd.Deck) -> None:
     assert (a.id, a.name, a.state, a.desired, a.attention, a.groups) == (1, "a", "STOPPED", "STOPPED", False, ())
     assert a.argv == ("train", "a", "lr=0.1")
     assert a.command_line == "train a lr=0.1"
-    assert 'run: "train a lr=0.1"' in a.task_yaml
+    assert a.task_yaml.splitlines()[-1] == "  train a lr=0.1"
     assert a == deck["a"] == deck.by_id(1)
     assert len({a, deck["a"]}) == 1
     a.rename("b")

@@ -53,12 +53,15 @@ def test_a_fake_backend_without_a_path_leaves_nothing_behind() -> None:
     assert not path.parent.exists()
 
 
-def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+def test_what_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SKYPILOT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(sd.InvalidSetting, match="is a folder"):
         sd.open(tmp_path, backend=sd.FakeBackend())
     with pytest.raises(sd.InvalidSetting, match="backend"):
         sd.open(tmp_path / "a.db", backend="slurm")
-    with pytest.raises(sd.BackendError, match="not part of this build"):
+    with pytest.raises(sd.InvalidSetting, match=r"No SkyPilot API server is named: run `sky api login"):
         sd.open(tmp_path / "a.db", backend="skypilot")
     with pytest.raises(sd.InvalidSetting, match="max_gpu"):
         sd.open(tmp_path / "a.db", max_gpu=3)

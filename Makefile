@@ -47,8 +47,9 @@ sky: .venv/.all  ## run the tests on a real server of another SkyPilot (SKY=0.12
 	@$(BIN)/python scripts/slurm.py
 	$(BIN)/python -m scripts.sky $(or $(SKY),$(error name a version: make sky SKY=0.12.0)) $(ARGS)
 
-lock: .venv/.dev  ## resolve all dependencies again (UPGRADE=1: to their newest versions)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+lock:  ## resolve all dependencies again (UPGRADE=1: to their newest versions)
+	@test -x .tools/bin/uv || $(PYTHON) scripts/setup.py lab  # what the lock lacks cannot be installed before it is made
+	.tools/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    $(if $(UPGRADE),--upgrade) pyproject.toml -o requirements.lock
 	$(NPM) $(if $(UPGRADE),update,install) --package-lock-only --ignore-scripts

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.browser.conftest import browser, lab, open_notebook
 from tests.sky.layout import PROJECT
 from tests.sky.stack import Stack
+
+__all__ = ["browser", "lab", "open_notebook"]  # fixtures of the tests in a browser, for those that need both
 
 # Read before any test hides the developer's settings.
 KEEP = bool(os.environ.get("SKYDECK_STACK_KEEP"))

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from skydeck_nb.backends.base import Backend, Order, Query, SeenJob
+from skydeck_nb.backends.skypilot import SkyPilotBackend
 from skydeck_nb.states import is_alive
 from tests.backends.contract import PROGRAMS, BackendContract, random_deck_id
 from tests.sky.stack import Stack
 
 HOUR = 3600
 DEADLINE = 90.0
-
-
-def connect(stack: Stack, user: str) -> Backend:
-    module: Any = pytest.importorskip("skydeck_nb.backends.skypilot")
-    backend: Backend = module.SkyPilotBackend.from_environment(environ=stack.env(user))
-    return backend
 
 
 class Shared:
@@ -35,16 +29,13 @@ class Shared:
         self.decks = {"stay": random_deck_id(), "quick": random_deck_id()}
         self.alive: tuple[Order, int] | None = None
         self.ended: tuple[Order, SeenJob] | None = None
+        self._backend: SkyPilotBackend | None = None
 
-
-def clear(stack: Stack, user: str, decks: Iterable[str]) -> None:
-    """End what lives in them, without waiting for that: CPU is what is short here."""
-    backend = connect(stack, user)
-    for deck_id in decks:
-        listing = backend.observe(Query(deck_id=deck_id, discovery=True), deadline=DEADLINE)
-        if living := [job.id for job in listing.jobs if is_alive(job.status) and job.status != "CANCELLING"]:
-            backend.cancel(living, deadline=DEADLINE)
-    backend.close()
+    def backend(self, stack: Stack) -> Backend:
+        """One for all tests, until a test closes it: SkyPilot's client takes seconds to start."""
+        if self._backend is None or self._backend.closed:
+            self._backend = SkyPilotBackend(stack.env(self.user))
+        return self._backend
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +43,17 @@ def common(sky_stack: Stack) -> Iterator[Shared]:
     shared = Shared()
     yield shared
     if shared.alive is not None:
-        clear(sky_stack, shared.user, [shared.decks["stay"]])
+        order, _ = shared.alive
+        clear(shared.backend(sky_stack), {order.deck_id: {order.claim}})
+    shared.backend(sky_stack).close()
+
+
+def clear(backend: Backend, claims: Mapping[str, set[str]]) -> None:
+    """End what lives of the launches of each deck, without waiting for that: CPU is what is short here."""
+    for deck_id, ordered in claims.items():
+        listing = backend.observe(Query(deck_id=deck_id, claims=frozenset(ordered)), deadline=DEADLINE)
+        if living := [job.id for job in listing.jobs if is_alive(job.status) and job.status != "CANCELLING"]:
+            backend.cancel(living, deadline=DEADLINE)
 
 
 class TestSkyPilot(BackendContract):
@@ -72,11 +73,9 @@ class TestSkyPilot(BackendContract):
     @pytest.fixture
     def backend(self, sky_stack: Stack, common: Shared) -> Iterator[Backend]:
         self.shared = common
-        decks = [self.deck_id, self.other_deck_id]
-        backend = connect(sky_stack, common.user)
-        yield backend
-        backend.close()
-        clear(sky_stack, common.user, decks)
+        self.ordered: dict[str, set[str]] = {}
+        yield common.backend(sky_stack)
+        clear(common.backend(sky_stack), {k: v for k, v in self.ordered.items() if k not in common.decks.values()})
 
     def order(
         self,
@@ -88,6 +87,7 @@ class TestSkyPilot(BackendContract):
         priority: int = 0,
     ) -> Order:
         order = super().order(kind, deck_id=deck_id, argv=argv, env=env, priority=priority)
+        self.ordered.setdefault(order.deck_id, set()).add(order.claim)
         there = replace(order.spec, infra="slurm", resources={"cpus": 1}, workdir=None, interpreter=None, path=None)
         return replace(order, spec=there)
 

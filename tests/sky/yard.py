@@ -47,6 +47,7 @@ class Yard:
         self.url = url or stack.endpoint
         self._http = httpx.Client(base_url=stack.endpoint, timeout=120)
         self._decks: list[sd.Deck] = []
+        self._backends: list[SkyPilotBackend] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def environ(self) -> dict[str, str]:
@@ -54,7 +55,9 @@ class Yard:
         return {**self.stack.env(), "SKYPILOT_API_SERVER_ENDPOINT": self.url}
 
     def open(self, **settings: Any) -> sd.Deck:
-        deck = sd.open(self.path, backend=SkyPilotBackend(self.environ()), **{**FAST, **settings})
+        backend = SkyPilotBackend(self.environ())
+        self._backends.append(backend)
+        deck = sd.open(self.path, backend=backend, **{**FAST, **settings})
         self._decks.append(deck)
         return deck
 
@@ -117,6 +120,8 @@ class Yard:
         """Have nothing of it left on the server: its cancels are the test's own, by id."""
         for deck in self._decks:
             deck.close()
+        for backend in self._backends:
+            backend.close()
         if self.path.exists():
             self.await_quiet()
             ids = [job["job_id"] for job in self.truth() if job["status"] not in TERMINAL]

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import LoadError, MozillaCookieJar
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -55,6 +56,17 @@ class Credentials:
                 f"{self.cookie_file} is no cookie file: remove it and sign in with deck.sign_in()."
             ) from None
         return jar
+
+    def keep(self, jar: MozillaCookieJar) -> None:
+        """Write the cookie file in one step, since SkyPilot's client may be reading."""
+        self.cookie_file.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=self.cookie_file.parent, delete=False) as part:
+            written = Path(part.name)
+        try:
+            jar.save(str(written))
+            written.replace(self.cookie_file)
+        finally:
+            written.unlink(missing_ok=True)
 
     def stamp(self) -> tuple[int, int] | None:
         """What changes when the cookie file does; ``None`` where there is none."""

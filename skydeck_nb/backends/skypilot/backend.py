@@ -22,13 +22,14 @@ from skydeck_nb.backends.base import Cadence, Capacity, Gate, Identity, Launched
 from skydeck_nb.backends.skypilot import logs, queue, source
 from skydeck_nb.backends.skypilot import task as tasks
 from skydeck_nb.backends.skypilot.access import Access, resolve
+from skydeck_nb.backends.skypilot.answers import RequestFailed
 from skydeck_nb.backends.skypilot.catalogue import Catalogue
 from skydeck_nb.backends.skypilot.looking import Looker, wanted
 from skydeck_nb.backends.skypilot.moves import Moves
 from skydeck_nb.backends.skypilot.queue import Viewer
 from skydeck_nb.backends.skypilot.searching import Search
 from skydeck_nb.backends.skypilot.sending import Sender
-from skydeck_nb.backends.skypilot.transport import RequestFailed, Server, Transport
+from skydeck_nb.backends.skypilot.transport import Server, Transport
 from skydeck_nb.errors import BackendUnavailable, InvalidCommand, LaunchRejected
 from skydeck_nb.models import Spec
 from skydeck_nb.taskfile import is_git_url

@@ -19,8 +19,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from skydeck_nb.backends.skypilot import queue
+from skydeck_nb.backends.skypilot.answers import Cancelled, NoSuchRequest, RequestFailed
 from skydeck_nb.backends.skypilot.queue import Viewer
-from skydeck_nb.backends.skypilot.transport import Cancelled, NoSuchRequest, RequestFailed, Transport
+from skydeck_nb.backends.skypilot.transport import Transport
 from skydeck_nb.errors import BackendError, BackendUnavailable
 from skydeck_nb.listing import Resolution
 

@@ -1,9 +1,9 @@
 """One HTTP client for everything that is read from SkyPilot's API server.
 
 Decides deadlines, headers, cookies, how much of an answer is taken, and which
-condition an answer is: a sign-in that is missing, a server that is not there, a
-request that failed, or a result. Refuses to know what is asked, to follow a
-redirect, to retry, and to unpickle anything.
+condition its head is: a sign-in that is missing, a server that is not there, or
+a result (what a failed request says is read by ``answers.py``). Refuses to know
+what is asked, to follow a redirect, to retry, and to unpickle anything.
 
 The protocol (``sky/server/server.py``): a POST names its request in the header
 ``X-Skypilot-Request-ID``; ``GET /api/get`` blocks until it has finished and
@@ -20,13 +20,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy, MozillaCookieJar
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 from urllib.request import Request as UrlRequest
 
 from skydeck_nb.backends.skypilot.access import Access
+from skydeck_nb.backends.skypilot.answers import (
+    ERROR_TEXT,
+    Answer,
+    Cancelled,
+    Forbidden,
+    NoSuchRequest,
+    RequestFailed,
+    failure,
+    loaded,
+    said,
+    sentence,
+)
 from skydeck_nb.errors import BackendError, BackendUnavailable, NeedsSignIn
 
 if TYPE_CHECKING:
@@ -59,29 +69,6 @@ _CONNECT: Final = 5.0
 _CANCEL: Final = 3.0
 """Seconds to take back a request whose answer came too late to be of use."""
 
-_ERROR_TEXT: Final = 300
-
-
-class RequestFailed(BackendUnavailable):
-    """The server took the request and says that it failed; ``kind`` is the name of the server's exception."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(sentence(f"SkyPilot's server says {kind}: {message}".removesuffix(": ")))
-        self.kind = kind
-        self.said = message
-
-
-class Cancelled(BackendUnavailable):
-    """The server says that the request was cancelled."""
-
-
-class NoSuchRequest(BackendUnavailable):
-    """The server knows no such request (any more): it forgets them when it starts, and after a day."""
-
-
-class Forbidden(BackendError):
-    """The server knows who asks and does not allow it."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
@@ -94,21 +81,6 @@ class Server:
     user_name: str | None
     checked_at: float
     """By the monotonic clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One HTTP answer, read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self, what: str) -> Any:
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise BackendUnavailable(f"The answer to {what} is no JSON ({str(error)[:80]}).") from None
 
 
 @dataclass(slots=True)
@@ -297,7 +269,7 @@ class Transport:
             raise BackendUnavailable(f"No answer of {where} in time.") from None
         except (httpx.HTTPError, httpx.StreamError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
-            raise BackendUnavailable(f"The connection to {where} failed: {sentence(said[:_ERROR_TEXT])}") from None
+            raise BackendUnavailable(f"The connection to {where} failed: {sentence(said[:ERROR_TEXT])}") from None
 
     def _chunks(self, response: httpx.Response, until: float, where: str) -> Iterator[bytes]:
         for chunk in response.iter_bytes():
@@ -396,7 +368,7 @@ class Transport:
             if _sendable(f"{cookie.name}={cookie.value}"):
                 jar.set_cookie(cookie)
         try:
-            self._save(jar)
+            self.access.credentials.keep(jar)
         except OSError as error:
             if not self._unsaved:
                 log.warning(
@@ -405,18 +377,6 @@ class Transport:
             self._unsaved = True
         else:
             self._jar = (self.access.credentials.stamp(), jar)  # nobody else's sign-in
-
-    def _save(self, jar: MozillaCookieJar) -> None:
-        """In one step, since SkyPilot's client may be reading."""
-        file = self.access.credentials.cookie_file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=file.parent, delete=False) as part:
-            written = Path(part.name)
-        try:
-            jar.save(str(written))
-            written.replace(file)
-        finally:
-            written.unlink(missing_ok=True)
 
     # -- what an answer is --------------------------------------------------------------
 
@@ -480,54 +440,6 @@ class Transport:
             user_name=str(user["name"]) if user.get("name") else None,
             checked_at=time.monotonic(),
         )
-
-
-def failure(answer: Answer, what: str) -> BackendError:
-    """What a 500 of ``/api/get`` says of the request."""
-    with suppress(BackendUnavailable):
-        detail = answer.json(what)
-        detail = detail.get("detail") if isinstance(detail, dict) else None
-        error = loaded(detail.get("error"), what) if isinstance(detail, dict) else None
-        if isinstance(error, dict):
-            kind = str(error.get("type") or "an error")
-            return RequestFailed(kind[:80], last_line(str(error.get("message") or "")))
-    return BackendUnavailable(f"The server answered {what} with HTTP 500: {said(answer)}")
-
-
-def last_line(message: str) -> str:
-    """A message without the traceback of the server in front of it."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = lines[-1] if lines and any(line.startswith("Traceback ") for line in lines) else " ".join(lines)
-    return text if len(text) <= _ERROR_TEXT else f"{text[: _ERROR_TEXT - 1]}…"
-
-
-def loaded(text: Any, what: str) -> Any:
-    """The value of a field that holds JSON as text."""
-    if not isinstance(text, str):
-        raise BackendUnavailable(f"The answer to {what} holds no result.")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise BackendUnavailable(f"The result of {what} is no JSON.") from None
-
-
-def said(answer: Answer) -> str:
-    """What an answer says of its own failure: its ``detail`` or ``message``, never a web page."""
-    if "html" in answer.headers.get("content-type", "") or answer.body.lstrip()[:1] == b"<":
-        return "a web page."
-    text = answer.body[:2000].decode(errors="replace")
-    with suppress(ValueError, RecursionError):
-        facts = json.loads(answer.body[:20_000])
-        if isinstance(facts, dict):
-            found = facts.get("detail") or facts.get("message") or facts.get("error")
-            text = found if isinstance(found, str) else text
-    text = " ".join(text.split())
-    return sentence(text[:_ERROR_TEXT] or "no reason")
-
-
-def sentence(text: str) -> str:
-    """A text with an end."""
-    return text if not text or text[-1] in ".!?…" else f"{text}."
 
 
 def _sendable(value: str) -> bool:

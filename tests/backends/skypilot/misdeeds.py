@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from skydeck_nb.backends.skypilot.transport import Forbidden
+from skydeck_nb.backends.skypilot.answers import Forbidden
 from skydeck_nb.errors import BackendError, BackendUnavailable, NeedsSignIn
 from tests.backends.skypilot.wrongdoer import REQUEST_ID, Answer, hangs_up, never, raw, reset, says, shows, trickles
 

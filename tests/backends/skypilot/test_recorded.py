@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from skydeck_nb.backends.skypilot import logs, moves, queue
+from skydeck_nb.backends.skypilot.answers import Answer, RequestFailed, failure
 from skydeck_nb.backends.skypilot.queue import Viewer
 from skydeck_nb.backends.skypilot.searching import launched_id
-from skydeck_nb.backends.skypilot.transport import Answer, RequestFailed, failure
 from skydeck_nb.listing import SeenJob
 
 FOLDERS = sorted((Path(__file__).parents[2] / "fixtures" / "sky").iterdir())

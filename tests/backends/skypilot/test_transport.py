@@ -18,14 +18,8 @@ from hypothesis import strategies as st
 
 from skydeck_nb.backends.skypilot import transport as module
 from skydeck_nb.backends.skypilot.access import Access, Credentials
-from skydeck_nb.backends.skypilot.transport import (
-    MOST_BYTES,
-    Cancelled,
-    Forbidden,
-    NoSuchRequest,
-    RequestFailed,
-    Transport,
-)
+from skydeck_nb.backends.skypilot.answers import Cancelled, Forbidden, NoSuchRequest, RequestFailed
+from skydeck_nb.backends.skypilot.transport import MOST_BYTES, Transport
 from skydeck_nb.errors import BackendError, BackendUnavailable, NeedsSignIn
 from tests.backends.skypilot.conftest import access_to
 from tests.backends.skypilot.misdeeds import DEEP, FORBIDDEN, SIGN_IN, SLOW, UNAVAILABLE
